@@ -1,0 +1,103 @@
+"""The rows we keep and the one message the two halves exchange.
+
+These are `msgspec` structs: immutable, compared by value, and encoded to JSON by the same library that
+encodes the wire frames, so a stored event looks the same in a frame, in an HTTP answer and on the queue.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+Role = Literal["user", "assistant", "tool"]
+Mode = Literal["analytical", "casual"]
+EndReason = Literal["closed", "dropped", "shutdown", "crashed"]
+
+SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+"""What a session id may look like; match it with `fullmatch`."""
+
+
+def utc_now() -> datetime:
+    """The present moment, timezone-aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation's row.
+
+    `epoch` counts how often the session was opened, from 1. `end_time`, `duration` (whole seconds from
+    the first opening to the last end) and `final_summary` are None while the session is open.
+    """
+
+    session_id: str
+    user_id: str
+    epoch: int
+    start_time: datetime
+    mode: Mode | None = None
+    end_time: datetime | None = None
+    duration: int | None = None
+    final_summary: str | None = None
+    container_id: str | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing said or done in a session.
+
+    `event_id` is made by the writer, so that writing an event twice stores it once. `id` is the store's
+    own rising number, 0 until the event is stored. What `metadata` holds depends on the role:
+
+    * user: `message_id`, the client's idempotency key
+    * assistant: on a turn's last event `reason` (as in the `done` frame) and `usage`; `interrupted: true`
+      where the text is only what was said before the turn was stopped
+    * tool: `kind` ("call" or "result"), `call_id`, `name`, and `arguments` on a call or `ok` on a result
+    """
+
+    event_id: str
+    session_id: str
+    turn_id: str
+    role: Role
+    content: str
+    timestamp: datetime
+    metadata: dict[str, Any] = {}
+    id: int = 0
+
+
+class UserStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store knows of one user: numbers of sessions and of messages they sent, and minutes spent."""
+
+    sessions: int
+    messages: int
+    minutes: float
+    last_seen: datetime | None
+
+
+class SessionEnded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """The message that wakes the summary function: this session ended, at this epoch, then, for this reason."""
+
+    session_id: str
+    epoch: int
+    ended_at: datetime
+    reason: EndReason
+    version: Literal[1] = 1
+
+    def to_json(self) -> str:
+        """The message as it travels on the queue."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "SessionEnded":
+        """Read a message off the queue.
+
+        Raises:
+            ValueError: it is not JSON, of an unknown version, or a field is missing or wrong; says which.
+        """
+        try:
+            ended = msgspec.json.decode(text, type=cls)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8: {error}") from error
+        if not SESSION_ID.fullmatch(ended.session_id):
+            raise ValueError(f"session_id must match {SESSION_ID.pattern}")
+        if ended.ended_at.tzinfo is None:
+            raise ValueError("ended_at must carry a UTC offset")
+        return ended

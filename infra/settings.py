@@ -1,0 +1,89 @@
+"""Every setting of both halves, read from the environment and from `.env`, checked once at the start."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+WhileBusy = Literal["queue", "interrupt", "reject", "merge"]
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message is one line that names the variable."""
+
+
+class Settings(BaseSettings):
+    """The settings; `.env.example` says what each is for. Durations are seconds, sizes bytes."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # Where things are kept
+    data_dir: Path = Path(".data")
+    supabase_url: str | None = None
+    supabase_key: SecretStr | None = None
+
+    # The container
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    container_id: str | None = None
+    allowed_origins: str = "*"
+    max_sessions: int = Field(default=2000, ge=1)
+    max_frame_bytes: int = Field(default=256 * 1024, ge=1024)
+    max_message_chars: int = Field(default=32_000, ge=1)
+    linger_seconds: float = Field(default=60, ge=0)
+    slow_reader_seconds: float = Field(default=20, gt=0)
+    ping_seconds: float = Field(default=20, gt=0)
+
+    # The conversation
+    while_busy: WhileBusy = "queue"
+    max_queued_messages: int = Field(default=8, ge=1)
+    history_events: int = Field(default=200, ge=2)
+    max_tool_rounds: int = Field(default=5, ge=1)
+    tool_timeout_seconds: float = Field(default=15, gt=0)
+
+    # The model
+    llm_provider: Literal["demo", "openai"] = "demo"
+    llm_model: str | None = None
+    llm_timeout_seconds: float = Field(default=60, gt=0)
+    llm_max_tokens: int | None = Field(default=None, ge=1)
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    demo_tokens_per_second: float = Field(default=25, ge=0)
+
+    # The journal and the hand-off
+    journal_max_events: int = Field(default=20_000, ge=1)
+    disconnect_queue_url: str | None = None
+    aws_region: str = "us-east-1"
+    aws_endpoint_url: str | None = None
+
+    # Telemetry
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.supabase_url:
+            raise ValueError("SUPABASE_URL: this version stores in SQLite only; leave it unset")
+        if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
+            raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
+        if self.llm_provider == "openai" and not self.llm_model:
+            raise ValueError("LLM_MODEL: needed when LLM_PROVIDER=openai, for example gpt-4o-mini")
+        return self
+
+
+def load_settings(env_file: Path | None = Path(".env")) -> Settings:
+    """Read the settings; the environment wins over `env_file`, which need not exist.
+
+    Raises:
+        SettingsError: a value is wrong or missing. Values are left out of the message: some are secrets.
+    """
+    try:
+        return Settings(_env_file=env_file)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_line(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+def _line(loc: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{str(loc[0]).upper()}: {message}" if loc else message

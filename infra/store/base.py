@@ -1,0 +1,77 @@
+"""What a store must do, and the three ways it may fail."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from infra.records import Event, Mode, Session, UserStats
+
+
+class StoreError(Exception):
+    """The store did not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """It may work later: the network, a lock, a full disk, a server error. Worth a retry."""
+
+
+class StoreRefused(StoreError):
+    """It will never work: the database refuses this very row. Retrying would block what comes after it."""
+
+
+class StoreMisconfigured(StoreError):
+    """Somebody must act first: wrong path or key, missing table or migration. Says what to do."""
+
+
+class NotYours(StoreError):
+    """The session exists and belongs to another user."""
+
+
+class Store(Protocol):
+    """Sessions and their events. Every verb may raise `StoreUnavailable`; times are timezone-aware.
+
+    Each verb is atomic. A verb whose answer got lost may be called again: the second call changes nothing,
+    except `open_session`, which opens the session once more.
+    """
+
+    async def ping(self) -> None:
+        """Return if the store can answer; raise `StoreError` if not."""
+
+    async def open_session(self, session_id: str, user_id: str, *, at: datetime, container_id: str) -> Session:
+        """Create the session, or reopen it: one epoch more, and no end, duration or summary.
+
+        Raises:
+            NotYours: it exists under another `user_id`; nothing was changed.
+        """
+
+    async def session(self, session_id: str) -> Session | None:
+        """The session's row, or None if there is none."""
+
+    async def set_modes(self, modes: Mapping[str, Mode]) -> None:
+        """Note the mode of each session id; unknown ids are passed over."""
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Store the events in this order; those whose `event_id` is stored already are passed over.
+
+        Raises:
+            StoreRefused: at least one row is not acceptable, and none of these events was stored.
+        """
+
+    async def events(self, session_id: str, *, after: int = 0, limit: int) -> list[Event]:
+        """The first `limit` events whose `id` is greater than `after`, oldest first."""
+
+    async def latest_events(self, session_id: str, *, limit: int) -> list[Event]:
+        """The last `limit` events, oldest first."""
+
+    async def finish_session(self, session_id: str, epoch: int, *, ended_at: datetime, summary: str) -> bool:
+        """Write end, duration and summary, if the session is open and still at this epoch.
+
+        Returns:
+            Whether this call ended it. False for a repeated or a stale one, which change nothing.
+        """
+
+    async def user_stats(self, user_id: str) -> UserStats:
+        """The user's own figures; zeros and None for an unknown user."""
+
+    async def close(self) -> None:
+        """Let go of connections and threads. The store is of no use afterwards."""

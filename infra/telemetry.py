@@ -1,0 +1,53 @@
+"""Structured logs, one line an event, on standard error.
+
+`session_id`, `epoch` and `turn_id` are bound where they are known. Message contents and secrets are never
+logged: what a user said belongs in the store alone.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure_logging(level: str, log_format: str) -> None:
+    """Send structlog and the standard library's loggers to standard error.
+
+    Args:
+        level: "debug", "info", "warning" or "error".
+        log_format: "json" for machines, "console" for people.
+    """
+    stamps: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    render: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if log_format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=stamps + render,
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=stamps,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    # Libraries speak up only when something is wrong: uvicorn's access lines carry user ids, and one line
+    # a request is the load balancer's business.
+    logging.basicConfig(level=max(logging.WARNING, getattr(logging, level.upper())), handlers=[handler], force=True)
+
+
+def get_logger(name: str, **bound: Any) -> structlog.typing.FilteringBoundLogger:
+    """A logger that names its room and carries `bound` on every line."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=name, **bound)
+    return logger

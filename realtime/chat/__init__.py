@@ -1,0 +1,1 @@
+"""The realtime container: it holds the WebSockets, runs the turns and journals every event."""

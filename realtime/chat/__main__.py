@@ -1,0 +1,98 @@
+"""`python -m chat`: serve until a signal, then end every session and go."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Generator
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from chat.connection import Connection
+from chat.main import open_backend
+from infra.settings import Settings, SettingsError, load_settings
+from infra.store import StoreMisconfigured
+from infra.telemetry import configure_logging, get_logger
+
+CANNOT_START = 2
+"""The exit code where a setting, the port or the store stands in the way; one line on standard error says which."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with signals that ask it to stop and do no more.
+
+    uvicorn raises the signal anew once it has stopped serving, which would end the process before the sessions
+    are ended and the journal is written.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Stop serving on SIGINT and SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def create_server(app: FastAPI, settings: Settings) -> Server:
+    """uvicorn, set up as the product runs it: the WebSocket implementation, limits and keep-alive."""
+    return Server(
+        uvicorn.Config(
+            app,
+            ws=Connection,
+            ws_max_size=settings.max_frame_bytes,
+            ws_per_message_deflate=False,  # costs more than it saves on frames of a hundred bytes
+            ws_ping_interval=settings.ping_seconds,
+            ws_ping_timeout=settings.ping_seconds,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port.
+
+    Raises:
+        SettingsError: it cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        raise SettingsError(f"HOST, PORT: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from None
+    return listener
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    with listen(settings.host, settings.port) as listener:
+        async with open_backend(settings) as app:
+            host, port = listener.getsockname()[:2]
+            get_logger("main").info("serving", host=host, port=port, model=settings.llm_provider)
+            await create_server(app, settings).serve(sockets=[listener])
+
+
+def main() -> int:
+    """Read the settings, serve, and say in one line why if that cannot be."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level, settings.log_format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except (SettingsError, StoreMisconfigured) as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return CANNOT_START
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The HTTP side: health, reading sessions back, and the page."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import Path as PathParameter
+
+from infra.records import SESSION_ID
+from infra.store import Store, StoreError
+from infra.telemetry import get_logger
+
+SERVICE = "Realtime AI Backend"
+VERSION = "1.0.0"
+FRONTEND = Path(__file__).resolve().parents[2] / "frontend"
+FEATURES = {
+    "websocket_streaming": True,
+    "llm_interaction": True,
+    "tool_calling": True,
+    "database_persistence": True,
+    "post_session_processing": True,
+}
+MOST_EVENTS = 1000
+
+SessionId = Annotated[str, PathParameter(pattern=f"^{SESSION_ID.pattern}$")]
+
+log = get_logger("api")
+
+
+def create_router(store: Store) -> APIRouter:
+    """The routes over one store."""
+    router = APIRouter()
+
+    @router.get("/health")
+    async def health(response: Response) -> dict[str, Any]:
+        """Whether this container can serve: 200, or 503 with the part that fails."""
+        healthy = {"status": "healthy", "service": SERVICE, "version": VERSION, "features": FEATURES}
+        try:
+            await store.ping()
+        except StoreError as error:
+            log.warning("unhealthy", part="store", cause=str(error))
+            response.status_code = 503
+            return healthy | {"status": "unhealthy", "failing": ["store"]}
+        return healthy
+
+    @router.get("/sessions/{session_id}")
+    async def session(session_id: SessionId) -> Response:
+        """The session's row; `end_time`, `duration` and `final_summary` are null until it is summarised."""
+        return _json(await _existing(session_id))
+
+    @router.get("/sessions/{session_id}/events")
+    async def events(
+        session_id: SessionId,
+        after: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 200,
+    ) -> Response:
+        """The stored events after the given `id`, oldest first; ask again with the last `id` for the next page."""
+        await _existing(session_id)
+        try:
+            return _json(await store.events(session_id, after=after, limit=limit))
+        except StoreError as error:
+            raise _unavailable(error) from error
+
+    async def _existing(session_id: str) -> msgspec.Struct:
+        try:
+            row = await store.session(session_id)
+        except StoreError as error:
+            raise _unavailable(error) from error
+        if row is None:
+            raise HTTPException(404, "There is no such session.")
+        return row
+
+    return router
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _unavailable(error: StoreError) -> HTTPException:
+    log.warning("store unavailable", cause=str(error))
+    return HTTPException(503, "The store cannot be reached at the moment.", headers={"Retry-After": "2"})

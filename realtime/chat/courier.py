@@ -1,0 +1,110 @@
+"""Carries items somewhere that may be down: in order, in batches, again and again until they have arrived."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from chat.backoff import backoff
+from infra.telemetry import get_logger
+
+T = TypeVar("T")
+
+FIRST_RETRY_SECONDS = 0.1
+MOST_RETRY_SECONDS = 5.0
+
+
+class Courier(Generic[T]):
+    """A first-in-first-out queue with one worker.
+
+    `deliver` takes a batch and returns what of it must be carried again. If it raises, the whole batch is:
+    nothing overtakes it, and nothing is dropped while the process lives.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[Sequence[T]], Awaitable[Sequence[T]]],
+        *,
+        batch_size: int,
+        gather_seconds: float = 0.0,
+        expected: type[Exception],
+    ) -> None:
+        """`gather_seconds` is how long the first item waits for company; `expected` failures are logged in a line."""
+        self._deliver = deliver
+        self._batch_size = batch_size
+        self._gather_seconds = gather_seconds
+        self._expected = expected
+        self._queue: deque[T] = deque()
+        self._put = 0
+        self._delivered = 0
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self._log = get_logger(name)
+
+    def start(self) -> None:
+        """Begin to carry, on the running loop."""
+        self._task = asyncio.create_task(self._run())
+
+    def put(self, item: T) -> None:
+        """Take an item to carry."""
+        self._queue.append(item)
+        self._put += 1
+        self._wake.set()
+
+    def waiting(self) -> int:
+        """How many items have not arrived."""
+        return self._put - self._delivered
+
+    async def settled(self) -> None:
+        """Wait until everything put so far has arrived."""
+        goal = self._put
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._delivered >= goal)
+
+    async def close(self, within: float) -> int:
+        """Carry what is left for so many seconds, then stop.
+
+        Returns:
+            How many items did not arrive; they are lost with this process.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self.settled()
+        except TimeoutError:
+            self._log.error("not delivered before the end", items=self.waiting())
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        return self.waiting()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            if self._gather_seconds:
+                await asyncio.sleep(self._gather_seconds)
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
+                await self._carry(batch)
+                async with self._progress:
+                    self._delivered += len(batch)
+                    self._progress.notify_all()
+            self._wake.clear()
+
+    async def _carry(self, batch: Sequence[T]) -> None:
+        attempt = 0
+        while batch:
+            try:
+                batch = await self._deliver(batch)
+                if not batch:
+                    break
+                self._log.warning("partly refused, will retry", items=len(batch), attempt=attempt + 1)
+            except self._expected as error:
+                self._log.warning("failed, will retry", cause=str(error), items=self.waiting(), attempt=attempt + 1)
+            except Exception:
+                self._log.exception("failed unexpectedly, will retry", items=self.waiting(), attempt=attempt + 1)
+            await asyncio.sleep(backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS))
+            attempt += 1
+        if attempt:
+            self._log.info("recovered", attempts=attempt + 1)

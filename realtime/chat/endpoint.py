@@ -1,0 +1,151 @@
+"""The WebSocket door, `/ws/session/{session_id}`: ASGI messages outside, inputs and outboxes inside."""
+
+import asyncio
+import unicodedata
+from typing import Any
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope
+from starlette.types import Send as AsgiSend
+
+from chat.connection import DROP
+from chat.inputs import CancelAsked, FrameRefused, UserSaid
+from chat.journal import Journal
+from chat.outbox import Outbox
+from chat.protocol import Cancel, CloseCode, Error, ErrorCode, Ping, Pong, ProtocolError, encode, parse
+from chat.session import Session
+from chat.sessions import Refused, Sessions
+from infra.records import SESSION_ID
+from infra.settings import Settings
+
+EXPLICIT = (1000, 1001)
+"""Close codes of a client that said goodbye. All others, 1005 (none given) among them, may be a lost network."""
+FAIR_SHARE = 32
+"""Frames one socket may have handled before the others get a turn."""
+JOURNAL_RETRY_SECONDS = 5.0
+LAST_WORDS_SECONDS = 5.0
+"""How long a client has to read why it is being closed."""
+
+PONG = encode(Pong())
+
+
+class SessionSocket:
+    """An ASGI application for one kind of WebSocket.
+
+    It takes raw ASGI rather than Starlette's `WebSocket`: a frame is sent for every token, and `send` is the
+    hottest line of the house.
+    """
+
+    def __init__(self, sessions: Sessions, journal: Journal, settings: Settings) -> None:
+        self._sessions = sessions
+        self._journal = journal
+        self._max_chars = settings.max_message_chars
+        origins = settings.allowed_origins.split(",")
+        self._origins = None if "*" in origins else {origin.strip() for origin in origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: AsgiSend) -> None:
+        """Serve one connection from handshake to close."""
+        await receive()  # websocket.connect
+        if not self._origin_allowed(scope):
+            await send({"type": "websocket.close"})  # before accept: HTTP 403
+            return
+        await send({"type": "websocket.accept"})
+        outbox = Outbox(lambda code: _drop(scope, code))
+        writer = asyncio.create_task(_write(outbox, send))
+        try:
+            await self._serve(scope, receive, outbox)
+            if outbox.is_closing():  # the close is queued behind the frames that explain it
+                await asyncio.wait([writer], timeout=LAST_WORDS_SECONDS)
+                outbox.drop(CloseCode.SLOW_READER)
+        finally:
+            outbox.abandon()
+            writer.cancel()
+
+    def _origin_allowed(self, scope: Scope) -> bool:
+        if self._origins is None:
+            return True
+        origin = dict(scope["headers"]).get(b"origin")  # absent where the client is no browser
+        return origin is None or origin.decode("latin-1") in self._origins
+
+    async def _serve(self, scope: Scope, receive: Receive, outbox: Outbox) -> None:
+        """Attach to the session, read to the end, detach."""
+        session_id = scope["path_params"]["session_id"]
+        user_id = QueryParams(scope["query_string"]).get("user_id") or "anonymous"
+        try:
+            _check_ids(session_id, user_id)
+            session = await self._sessions.attach(session_id, user_id, outbox)
+        except Refused as refused:
+            outbox.put(encode(Error(0, refused.code, str(refused), retry_after=refused.retry_after)))
+            outbox.close(refused.close_code)
+            return
+        explicit = False
+        try:
+            explicit = await self._read(receive, session, outbox)
+        finally:
+            self._sessions.detach(session, outbox, explicit=explicit)
+
+    async def _read(self, receive: Receive, session: Session, outbox: Outbox) -> bool:
+        """Take the client's frames until it leaves; whether it said goodbye."""
+        taken = 0
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                return message.get("code") in EXPLICIT
+            text = message.get("text")
+            if text is None:
+                outbox.close(CloseCode.BINARY_FRAME)
+                return False
+            self._take(text, session, outbox)
+            taken += 1
+            if taken % FAIR_SHARE == 0:
+                await asyncio.sleep(0)
+            if not outbox.has_room():
+                await outbox.room()  # who does not read is not listened to
+
+    def _take(self, text: str, session: Session, outbox: Outbox) -> None:
+        try:
+            frame = parse(text, self._max_chars)
+        except ProtocolError as error:
+            session.dispatch(FrameRefused(outbox, error.code, str(error), error.message_id))
+            return
+        if isinstance(frame, Ping):
+            outbox.put(PONG)
+        elif isinstance(frame, Cancel):
+            session.dispatch(CancelAsked(frame.turn_id))
+        elif self._journal.is_full():
+            full = "The server cannot store messages at the moment; send this again later."
+            session.dispatch(
+                FrameRefused(outbox, ErrorCode.STORE_UNAVAILABLE, full, frame.message_id, JOURNAL_RETRY_SECONDS)
+            )
+        else:
+            session.dispatch(UserSaid(frame.content, frame.message_id, outbox))
+
+
+async def _write(outbox: Outbox, send: AsgiSend) -> None:
+    async def send_text(text: str) -> None:
+        await send({"type": "websocket.send", "text": text})
+
+    async def close(code: CloseCode) -> None:
+        await send({"type": "websocket.close", "code": code.code, "reason": code.reason})
+
+    try:
+        await outbox.run(send_text, close)
+    except (OSError, RuntimeError):
+        pass  # the client is gone: the reader hears of it, and says what follows
+    finally:
+        outbox.abandon()
+
+
+def _drop(scope: Scope, code: CloseCode) -> None:
+    drop: Any = scope["extensions"].get(DROP)
+    if drop:
+        drop(code.code, code.reason)
+
+
+def _check_ids(session_id: str, user_id: str) -> None:
+    if not SESSION_ID.fullmatch(session_id):
+        message = f"The session id must match {SESSION_ID.pattern}."
+        raise Refused(CloseCode.BAD_REQUEST, ErrorCode.BAD_SESSION_ID, message)
+    if len(user_id) > 128 or any(unicodedata.category(character)[0] == "C" for character in user_id):
+        message = "The user id must have 1 to 128 printable characters."
+        raise Refused(CloseCode.BAD_REQUEST, ErrorCode.BAD_USER_ID, message)

@@ -1,0 +1,85 @@
+"""What was said in a session, as the events that are stored, and as the messages a model accepts.
+
+There is one list, of stored events. The model's messages are derived from it each time, so a history read back
+from the store after a crash is made valid by the same few lines as a live one.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+
+import msgspec
+
+from infra.llm import Message, ToolCall
+from infra.records import Event
+
+NO_RESULT = '{"error": "interrupted before it answered"}'
+"""What a model is told of a call that has no result: the turn was stopped, or the container died."""
+
+
+class History:
+    """The last `limit` events of a session."""
+
+    def __init__(self, events: Iterable[Event], limit: int) -> None:
+        self._events = list(events)[-limit:]
+        self._limit = limit
+
+    def add(self, event: Event) -> None:
+        """Append an event, letting go of the oldest past the limit."""
+        self._events.append(event)
+        if len(self._events) > self._limit:
+            del self._events[0]
+
+    def events(self) -> list[Event]:
+        """The events in the order in which they happened."""
+        return list(self._events)
+
+    def message_turns(self) -> dict[str, str]:
+        """For each client's message id, the turn that answers it."""
+        return {e.metadata["message_id"]: e.turn_id for e in self._events if "message_id" in e.metadata}
+
+    def messages(self, without: Collection[str] = ()) -> list[Message]:
+        """The history as a model accepts it, without these turns.
+
+        Turns come one after another even if a message was recorded while the turn before it still ran; the
+        first message is a user's; every tool call has exactly one answer, right after it.
+        """
+        turns: dict[str, list[Event]] = {}
+        for event in self._events:
+            turns.setdefault(event.turn_id, []).append(event)
+        # A turn whose question fell off the front is no longer a whole exchange.
+        whole = (turn for name, turn in turns.items() if turn[0].role == "user" and name not in without)
+        return [message for turn in whole for message in _turn_messages(turn)]
+
+
+def _turn_messages(events: list[Event]) -> Iterator[Message]:
+    """One turn: the user's messages, then rounds of (text, calls, results), the last of them text alone."""
+    results = {e.metadata["call_id"]: e.content for e in events if e.metadata.get("kind") == "result"}
+    text: str | None = None
+    calls: list[ToolCall] = []
+    answered = False
+    for event in sorted(events, key=lambda e: e.role != "user"):
+        kind = event.metadata.get("kind")
+        if event.role == "user":
+            yield Message("user", event.content)
+        elif kind == "result":
+            answered = True
+        elif kind == "call" and not answered:
+            calls.append(_call(event))
+        else:  # text, or a call after results: the model was asked again
+            yield from _round(text, calls, results)
+            text, calls = (None, [_call(event)]) if kind == "call" else (event.content, [])
+            answered = False
+    yield from _round(text, calls, results)
+
+
+def _round(text: str | None, calls: list[ToolCall], results: dict[str, str]) -> Iterator[Message]:
+    if text or calls:
+        yield Message("assistant", text or "", tuple(calls))
+    for call in calls:
+        yield Message("tool", results.get(call.call_id, NO_RESULT), tool_call_id=call.call_id)
+
+
+def _call(event: Event) -> ToolCall:
+    # Providers refuse a history whose arguments are not an object, even where a model wrote them so itself.
+    arguments = event.metadata["arguments"]
+    text = msgspec.json.encode(arguments).decode() if isinstance(arguments, dict) else "{}"
+    return ToolCall(event.metadata["call_id"], event.metadata["name"], text)

@@ -1,0 +1,103 @@
+"""What can happen to a conversation. Past tense: by the time the machine hears of it, it is a fact."""
+
+from typing import Any
+
+import msgspec
+
+from chat.protocol import ErrorCode, Usage
+from infra.llm import FinishReason, ToolCall
+
+
+class Attached(msgspec.Struct, frozen=True):
+    """A connection joined; `to` is how the effects name it."""
+
+    to: Any
+
+
+class UserSaid(msgspec.Struct, frozen=True):
+    """A message came from the connection `to`."""
+
+    content: str
+    message_id: str | None = None
+    to: Any = None
+
+
+class CancelAsked(msgspec.Struct, frozen=True):
+    """A user pressed stop: for this turn, or for whichever is running."""
+
+    turn_id: str | None = None
+
+
+class FrameRefused(msgspec.Struct, frozen=True):
+    """What the connection `to` sent was not acceptable."""
+
+    to: Any
+    code: ErrorCode
+    message: str
+    message_id: str | None = None
+    retry_after: float | None = None
+
+
+class TokenCame(msgspec.Struct, frozen=True):
+    """The model said a little more."""
+
+    turn_id: str
+    text: str
+
+
+class ToolsAsked(msgspec.Struct, frozen=True):
+    """The model ended its round by asking for these tools."""
+
+    turn_id: str
+    calls: tuple[ToolCall, ...]
+    usage: Usage
+
+
+class ToolAnswered(msgspec.Struct, frozen=True):
+    """A tool finished: with a result any JSON encoder takes, or with an error in words."""
+
+    turn_id: str
+    call_id: str
+    result: Any = None
+    error: str | None = None
+
+
+class ReplyFinished(msgspec.Struct, frozen=True):
+    """The model ended its round with an answer."""
+
+    turn_id: str
+    reason: FinishReason
+    usage: Usage
+
+
+class TurnFailed(msgspec.Struct, frozen=True):
+    """The turn cannot go on."""
+
+    turn_id: str
+    code: str
+    message: str
+
+
+class EventsSaved(msgspec.Struct, frozen=True):
+    """The store has every event recorded up to the frame with seq `through`."""
+
+    through: int
+
+
+class EndAsked(msgspec.Struct, frozen=True):
+    """The session is over: nobody is there any more, or the server goes away."""
+
+
+Input = (
+    Attached
+    | UserSaid
+    | CancelAsked
+    | FrameRefused
+    | TokenCame
+    | ToolsAsked
+    | ToolAnswered
+    | ReplyFinished
+    | TurnFailed
+    | EventsSaved
+    | EndAsked
+)

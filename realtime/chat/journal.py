@@ -1,0 +1,97 @@
+"""Write-behind to the store: chat never waits for a write, and `saved` is told only after one is committed."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from chat.courier import Courier
+from infra.records import Event, Mode
+from infra.store import Store, StoreRefused, StoreUnavailable
+from infra.telemetry import get_logger
+
+BATCH_EVENTS = 500
+GATHER_SECONDS = 0.02
+"""A commit costs the same for one event as for many: the first waits this long for company."""
+
+log = get_logger("journal")
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """An event, or a session's mode, and whom to tell once it is stored."""
+
+    written: Event | tuple[str, Mode]
+    on_saved: Callable[[int], None] | None = None
+    through: int = 0
+
+
+class Journal:
+    """All sessions' events on their way to the store, in the order in which they were recorded."""
+
+    def __init__(self, store: Store, *, max_events: int) -> None:
+        """`max_events` may wait for the store; past it `is_full`, and the door takes no new messages.
+
+        The turns that run then may still record how they end: it is what they have done that must not be lost.
+        """
+        self._store = store
+        self._max_events = max_events
+        self._courier = Courier(
+            "journal",
+            self._deliver,
+            batch_size=BATCH_EVENTS,
+            gather_seconds=GATHER_SECONDS,
+            expected=StoreUnavailable,
+        )
+
+    def start(self) -> None:
+        """Begin to write, on the running loop."""
+        self._courier.start()
+
+    def record(self, event: Event, through: int, on_saved: Callable[[int], None]) -> None:
+        """Store the event soon; then call `on_saved` with the highest `through` of its batch."""
+        self._courier.put(_Entry(event, on_saved, through))
+
+    def record_mode(self, session_id: str, mode: Mode) -> None:
+        """Store the session's mode soon."""
+        self._courier.put(_Entry((session_id, mode)))
+
+    def is_full(self) -> bool:
+        """Whether as much waits as may."""
+        return self._courier.waiting() >= self._max_events
+
+    async def settled(self) -> None:
+        """Wait until everything recorded so far is stored."""
+        await self._courier.settled()
+
+    async def close(self, within: float) -> int:
+        """Write what is left for so many seconds; see `Courier.close`."""
+        return await self._courier.close(within)
+
+    async def _deliver(self, batch: Sequence[_Entry]) -> Sequence[_Entry]:
+        await self._append([entry.written for entry in batch if isinstance(entry.written, Event)])
+        if modes := dict(entry.written for entry in batch if not isinstance(entry.written, Event)):
+            await self._store.set_modes(modes)
+        through: dict[Callable[[int], None], int] = {}
+        for entry in batch:
+            if entry.on_saved:
+                through[entry.on_saved] = max(entry.through, through.get(entry.on_saved, 0))
+        for on_saved, highest in through.items():
+            try:
+                on_saved(highest)
+            except Exception:  # the batch is stored: one listener's trouble must not have it written again
+                log.exception("saved, but could not be told")
+        return ()
+
+    async def _append(self, events: Sequence[Event]) -> None:
+        """Store the events. A row the store will never take is set aside alone, found by halving."""
+        if not events:
+            return
+        try:
+            await self._store.append(events)
+        except StoreRefused as error:
+            if len(events) == 1:
+                (event,) = events
+                log.error("event set aside", session_id=event.session_id, event_id=event.event_id, cause=str(error))
+                return
+            middle = len(events) // 2
+            await self._append(events[:middle])
+            await self._append(events[middle:])

@@ -1,0 +1,87 @@
+"""The composition root: settings in, a running backend out. Everything is built here, and closed in reverse."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.staticfiles import StaticFiles
+from starlette.routing import WebSocketRoute
+
+from chat.api import FRONTEND, SERVICE, VERSION, create_router
+from chat.courier import Courier
+from chat.endpoint import SessionSocket
+from chat.journal import Journal
+from chat.sessions import Sessions
+from chat.tools import standard_tools
+from chat.tools.registry import Registry
+from chat.turn import TurnRunner
+from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable, open_handoff
+from infra.llm import Model, open_model
+from infra.records import SessionEnded
+from infra.settings import Settings
+from infra.store import Store, open_store
+from infra.telemetry import get_logger
+
+CLOSE_SECONDS = 3.0
+"""How long each of the last writes may take at the end: the local stack promises to be gone within five seconds."""
+
+log = get_logger("main")
+
+
+@asynccontextmanager
+async def open_backend(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    model: Model | None = None,
+    tools: Registry | None = None,
+    handoff: Handoff | None = None,
+) -> AsyncIterator[FastAPI]:
+    """The whole container as an ASGI application, ready to serve until the block is left.
+
+    Each part may be given in place of the one that the settings name.
+
+    Raises:
+        StoreMisconfigured: the store cannot be used.
+    """
+    async with AsyncExitStack() as closing:
+        store = store or await open_store(settings)
+        closing.push_async_callback(store.close)
+        model = model or open_model(settings)
+        closing.push_async_callback(model.close)
+        handoff = handoff or await open_handoff(settings)
+        endings: Courier[SessionEnded] | None = None
+        if handoff:
+            closing.push_async_callback(handoff.close)
+            endings = Courier("endings", handoff.send, batch_size=SQS_BATCH, expected=HandoffUnavailable)
+            endings.start()
+            closing.push_async_callback(endings.close, CLOSE_SECONDS)
+        else:
+            log.warning("no summaries: DISCONNECT_QUEUE_URL is not set")
+        journal = Journal(store, max_events=settings.journal_max_events)
+        journal.start()
+        closing.push_async_callback(journal.close, CLOSE_SECONDS)
+        runner = TurnRunner(
+            model,
+            tools or standard_tools(),
+            stall_seconds=settings.llm_timeout_seconds,
+            tool_seconds=settings.tool_timeout_seconds,
+            max_tool_rounds=settings.max_tool_rounds,
+        )
+        sessions = Sessions(store, journal, runner, endings, settings)
+        sessions.start()
+        closing.push_async_callback(sessions.close)
+        yield _create_app(store, sessions, journal, settings)
+
+
+def _create_app(store: Store, sessions: Sessions, journal: Journal, settings: Settings) -> FastAPI:
+    app = FastAPI(title=SERVICE, version=VERSION)
+    origins = [origin.strip() for origin in settings.allowed_origins.split(",")]
+    app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET"])
+    app.router.routes.append(
+        WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))
+    )
+    app.include_router(create_router(store))
+    app.mount("/", StaticFiles(directory=FRONTEND, html=True))
+    return app

@@ -1,0 +1,144 @@
+"""What waits to be sent on one socket: ordered, joined, bounded.
+
+One writer task sends. Whatever piled up since its last send goes out at once, adjacent tokens of a turn as one
+frame: on an idle machine that is token by token, on a busy one the frames get bigger and not the queue longer.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from chat.protocol import CloseCode, Token, encode
+
+SOFT_CHARS = 64 * 1024
+"""Past this the turn waits for the reader."""
+HARD_CHARS = 1024 * 1024
+"""Past this the socket is given up, even before its deadline: with two readers the turn waits for the faster one."""
+
+
+class Outbox:
+    """The way out to one socket. `gone` is true once nothing more will be sent on it."""
+
+    __slots__ = ("_batch_since", "_chars", "_drop", "_last_words", "_pending", "_room", "_wake", "gone", "on_room")
+
+    def __init__(self, drop: Callable[[CloseCode], None]) -> None:
+        """`drop` closes the socket without waiting for its reader."""
+        self._drop = drop
+        self._pending: list[Token | str] = []
+        self._chars = 0
+        self._wake: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._batch_since: float | None = None
+        self._last_words: CloseCode | None = None
+        self.on_room: Callable[[], None] = _nothing
+        self.gone = False
+
+    def put_token(self, token: Token) -> None:
+        """Queue a token; it may be joined with its neighbours."""
+        self._pending.append(token)
+        self._chars += len(token.content)
+        self._rouse()
+        if self._chars > HARD_CHARS:
+            self.drop(CloseCode.SLOW_READER)
+
+    def put(self, text: str) -> None:
+        """Queue an encoded frame."""
+        self._pending.append(text)
+        self._chars += len(text)
+        self._rouse()
+        if self._chars > HARD_CHARS:
+            self.drop(CloseCode.SLOW_READER)
+
+    def has_room(self) -> bool:
+        """Whether the reader keeps up."""
+        return self._chars <= SOFT_CHARS
+
+    async def room(self) -> None:
+        """Wait until the reader has caught up, or is given up."""
+        while not self.has_room() and not self.gone:
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+
+    def close(self, code: CloseCode) -> None:
+        """Send what is queued, then close the socket with this code."""
+        self._last_words = code
+        self._rouse()
+
+    def is_closing(self) -> bool:
+        """Whether `close` was called and the close has not been sent."""
+        return self._last_words is not None and not self.gone
+
+    def drop(self, code: CloseCode) -> None:
+        """Give up on the reader: what is queued is let go, and the socket closed."""
+        if not self.gone:
+            self._drop(code)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Nothing more will be sent; let go of what was queued, and of who waited for room."""
+        self.gone = True
+        self._pending.clear()
+        self._made_room()
+
+    def stuck_for(self, now: float) -> float:
+        """Seconds for which the batch that is being sent has not got through, at loop time `now`."""
+        return 0.0 if self._batch_since is None else now - self._batch_since
+
+    async def run(self, send: Callable[[str], Awaitable[None]], close: Callable[[CloseCode], Awaitable[None]]) -> None:
+        """Send until the socket is closed or gone. The one task that writes to it."""
+        loop = asyncio.get_running_loop()
+        while not self.gone:
+            if self._pending:
+                batch, self._pending = self._pending, []
+                self._batch_since = loop.time()
+                for text in joined(batch):
+                    await send(text)
+                self._batch_since = None
+                self._made_room()
+            elif self._last_words is not None:
+                await close(self._last_words)
+                return
+            else:
+                self._wake = loop.create_future()
+                await self._wake
+
+    def _rouse(self) -> None:
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():  # it is, if the writer was cancelled meanwhile
+                wake.set_result(None)
+
+    def _made_room(self) -> None:
+        was_full = self._chars > SOFT_CHARS
+        self._chars = sum(len(item) if isinstance(item, str) else len(item.content) for item in self._pending)
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
+        if was_full:
+            self.on_room()
+
+
+def joined(pending: Iterable[Token | str]) -> Iterator[str]:
+    """The frames to send for these, in order: adjacent tokens of one turn become one `token` frame."""
+    last: Token | None = None
+    contents: list[str] = []
+    for item in pending:
+        if last is not None and (isinstance(item, str) or item.turn_id != last.turn_id):
+            yield _token_frame(last, contents)
+            last, contents = None, []
+        if isinstance(item, str):
+            yield item
+        else:
+            last = item
+            contents.append(item.content)
+    if last is not None:
+        yield _token_frame(last, contents)
+
+
+def _token_frame(last: Token, contents: list[str]) -> str:
+    return encode(last if len(contents) == 1 else Token(last.seq, last.turn_id, "".join(contents)))
+
+
+def _nothing() -> None:
+    pass

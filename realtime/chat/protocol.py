@@ -1,0 +1,269 @@
+"""Wire protocol, version 1: the frames, how they are read and written, and every error and close code.
+
+Frames are JSON objects in text frames, `type` first. They are `msgspec` structs because a frame is made for
+every token: encoding one costs a third of a microsecond, and a client's frame is checked while it is parsed.
+"""
+
+from enum import Enum
+from typing import Any, Literal
+
+import msgspec
+
+from infra.records import Event, Mode
+
+VERSION = 1
+
+DoneReason = Literal["complete", "cancelled", "error", "length"]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a turn took, in tokens as the model's provider counts them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+# Server to client. Every frame but `pong` carries `seq`, which rises within an epoch.
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The connection is attached. `seq` is where its stream goes on from, `history` what came before, and
+    `active_turn_id` the turn that is being answered now, if any: its frames follow.
+    """
+
+    seq: int
+    session_id: str
+    epoch: int
+    resumed: bool
+    mode: Mode | None
+    history: list[Event]
+    active_turn_id: str | None = None
+    protocol: int = VERSION
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """The message is taken and will be answered by this turn."""
+
+    seq: int
+    message_id: str
+    turn_id: str
+
+
+class ModeChosen(msgspec.Struct, frozen=True, tag="mode"):
+    """How the assistant will answer in this session."""
+
+    seq: int
+    mode: Mode
+
+
+class Token(msgspec.Struct, frozen=True, tag="token"):
+    """The next piece of the answer. Adjacent tokens may arrive joined; `seq` is then the last one's."""
+
+    seq: int
+    turn_id: str
+    content: str
+
+
+class ToolCalled(msgspec.Struct, frozen=True, tag="tool_call"):
+    """The assistant uses a tool. `arguments` is an object, or the text the model wrote where it is not JSON."""
+
+    seq: int
+    turn_id: str
+    call_id: str
+    name: str
+    arguments: Any
+
+
+class ToolResult(msgspec.Struct, frozen=True, tag="tool_result", omit_defaults=True):
+    """What the tool gave: `result`, or `error` in words."""
+
+    seq: int
+    turn_id: str
+    call_id: str
+    name: str
+    result: Any = None
+    error: str | None = None
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The turn is over; no more of its frames will come."""
+
+    seq: int
+    turn_id: str
+    reason: DoneReason
+    usage: Usage
+
+
+class Saved(msgspec.Struct, frozen=True, tag="saved"):
+    """Every event told of up to the frame with seq `through` is in the store."""
+
+    seq: int
+    through: int
+
+
+class Error(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
+    """Something could not be done; `code` is one of `ErrorCode`, `retry_after` seconds."""
+
+    seq: int
+    code: str
+    message: str
+    turn_id: str | None = None
+    message_id: str | None = None
+    retry_after: float | None = None
+
+
+class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
+    """The server is about to close; come back after this many milliseconds."""
+
+    seq: int
+    reason: str
+    reconnect_in_ms: int
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """The answer to `ping`."""
+
+
+ServerFrame = Ready | Accepted | ModeChosen | Token | ToolCalled | ToolResult | Done | Saved | Error | Goodbye | Pong
+
+
+# Client to server. Unknown fields are passed over, so that an older server serves a newer client.
+
+
+class Message(msgspec.Struct, frozen=True, tag="message"):
+    """The user said something. `message_id` makes sending it again harmless."""
+
+    content: str
+    message_id: str | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Stop this turn, or whichever is running."""
+
+    turn_id: str | None = None
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Are you there?"""
+
+
+ClientFrame = Message | Cancel | Ping
+
+
+class ErrorCode(str, Enum):
+    """The `code` of an `error` frame; the value's meaning is the README's table."""
+
+    BAD_JSON = "bad_json"
+    UNKNOWN_TYPE = "unknown_type"
+    BAD_FIELD = "bad_field"
+    EMPTY_MESSAGE = "empty_message"
+    MESSAGE_TOO_LONG = "message_too_long"
+    BAD_SESSION_ID = "bad_session_id"
+    BAD_USER_ID = "bad_user_id"
+    NOT_YOUR_SESSION = "not_your_session"
+    AT_CAPACITY = "at_capacity"
+    BUSY = "busy"
+    STORE_UNAVAILABLE = "store_unavailable"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    MODEL_RATE_LIMITED = "model_rate_limited"
+    MODEL_REFUSED = "model_refused"
+    MODEL_TIMEOUT = "model_timeout"
+    INTERNAL = "internal"
+
+
+class CloseCode(Enum):
+    """Every code this server closes a socket with, whether to reconnect, and the reason it states.
+
+    1000 to 1013 are RFC 6455's and IANA's; 4000 and up are ours, the range the RFC leaves to applications.
+    """
+
+    NORMAL = (1000, False, "closed by the client")
+    BINARY_FRAME = (1003, False, "this server takes text frames only")
+    BAD_UTF8 = (1007, False, "a text frame must be UTF-8")
+    FRAME_TOO_BIG = (1009, False, "the frame is over MAX_FRAME_BYTES")
+    KEEPALIVE = (1011, True, "no pong came back in time")
+    RESTARTING = (1012, True, "the server is restarting")
+    AT_CAPACITY = (1013, True, "the server is full, try again later")
+    BAD_REQUEST = (4400, False, "the session or user id is not acceptable")
+    NOT_YOURS = (4403, False, "the session belongs to another user")
+    SLOW_READER = (4408, True, "the client did not read fast enough")
+    STORE_UNAVAILABLE = (4503, True, "the session cannot be opened now")
+
+    def __init__(self, code: int, reconnect: bool, reason: str) -> None:
+        self.code = code
+        self.reconnect = reconnect
+        self.reason = reason
+
+
+class ProtocolError(Exception):
+    """A client's frame is not acceptable; `code` and the message go back to it in an `error` frame."""
+
+    def __init__(self, code: ErrorCode, message: str, message_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message_id = message_id
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
+_TYPES = "message, cancel, ping"
+
+
+def encode(frame: ServerFrame) -> str:
+    """The frame as the text that goes over the wire."""
+    return _encoder.encode(frame).decode()
+
+
+def parse(text: str, max_chars: int) -> ClientFrame:
+    """Read a client's text frame.
+
+    A frame that does not begin with `{` is the user's own words, so that a terminal client is enough to
+    chat. One that does is meant as a frame, and must be one.
+
+    Args:
+        text: the text frame.
+        max_chars: the longest message content that is taken.
+
+    Raises:
+        ProtocolError: it is not a frame of this protocol; says what is wrong and where.
+    """
+    frame = _parse_object(text) if text.lstrip()[:1] == "{" else Message(text)
+    if isinstance(frame, Message):
+        _check(frame, max_chars)
+    return frame
+
+
+def _parse_object(text: str) -> ClientFrame:
+    try:
+        return _decoder.decode(text)
+    except msgspec.ValidationError as error:
+        wrong = str(error)
+        if "`$.type`" in wrong or "missing required field `type`" in wrong:
+            raise ProtocolError(ErrorCode.UNKNOWN_TYPE, f"`type` must be one of {_TYPES}.") from None
+        raise ProtocolError(ErrorCode.BAD_FIELD, f"{wrong}.") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ProtocolError(ErrorCode.BAD_JSON, f"The frame is not valid JSON: {error}.") from None
+
+
+def _check(message: Message, max_chars: int) -> None:
+    if message.message_id is not None and not 1 <= len(message.message_id) <= 128:
+        raise ProtocolError(ErrorCode.BAD_FIELD, "`message_id` must have 1 to 128 characters.")
+    if not is_unicode(message.content) or not is_unicode(message.message_id or ""):
+        raise ProtocolError(ErrorCode.BAD_FIELD, "The text holds half of a surrogate pair, which is not Unicode.")
+    if not message.content.strip():
+        raise ProtocolError(ErrorCode.EMPTY_MESSAGE, "The message is empty.", message.message_id)
+    if len(message.content) > max_chars:
+        raise ProtocolError(
+            ErrorCode.MESSAGE_TOO_LONG,
+            f"The message has {len(message.content)} characters; the most is {max_chars}.",
+            message.message_id,
+        )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8. JSON's `\\ud800` escapes can smuggle in what cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""One live session: it performs what the conversation decides, and owns the turn's task and the sockets' outboxes."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from chat.conversation import Conversation
+from chat.effects import Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.inputs import Attached, EndAsked, EventsSaved, Input
+from chat.journal import Journal
+from chat.outbox import Outbox
+from chat.protocol import Token, encode
+from chat.tools.registry import ToolContext
+from chat.turn import TurnRunner
+from infra.llm import Message
+
+
+class Session:
+    """A conversation with its surroundings. `dispatch` is the one way in, and never awaits."""
+
+    def __init__(self, conversation: Conversation, context: ToolContext, journal: Journal, runner: TurnRunner) -> None:
+        self.session_id = conversation.session_id
+        self.epoch = conversation.epoch
+        self.context = context
+        self.outboxes: list[Outbox] = []
+        self._conversation = conversation
+        self._journal = journal
+        self._runner = runner
+        self._turn: asyncio.Task[None] | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._room: asyncio.Event | None = None
+
+    def dispatch(self, happened: Input) -> None:
+        """Tell the conversation what happened, and do what it decides."""
+        for effect in self._conversation.receive(happened):
+            self._PERFORM[type(effect)](self, effect)
+
+    def attach(self, outbox: Outbox) -> None:
+        """Let a socket take part: it gets `ready`, and from there on every frame."""
+        outbox.on_room = self._made_room
+        self.dispatch(Attached(outbox))
+        self.outboxes.append(outbox)
+
+    def detach(self, outbox: Outbox) -> None:
+        """Let a socket go. The turn goes on without it."""
+        if outbox in self.outboxes:
+            self.outboxes.remove(outbox)
+        self._made_room()
+
+    def end(self) -> None:
+        """Stop what runs, keep what was said, and take no more."""
+        self.dispatch(EndAsked())
+
+    # What a turn needs: see `chat.turn.Talk`
+
+    def messages(self) -> list[Message]:
+        """What to tell the model now."""
+        return self._conversation.messages()
+
+    def has_room(self) -> bool:
+        """Whether at least one reader keeps up; without readers, there is nobody to wait for."""
+        outboxes = self.outboxes
+        return not outboxes or any(outbox.has_room() for outbox in outboxes)
+
+    async def room(self) -> None:
+        """Wait until it does."""
+        while not self.has_room():
+            self._room = self._room or asyncio.Event()
+            self._room.clear()
+            await self._room.wait()
+
+    def _made_room(self) -> None:
+        if self._room:
+            self._room.set()
+
+    # Effects
+
+    def _send(self, effect: Send) -> None:
+        frame = effect.frame
+        if type(frame) is Token:
+            for outbox in tuple(self.outboxes):
+                outbox.put_token(frame)
+        elif self.outboxes:
+            text = encode(frame)
+            for outbox in tuple(self.outboxes):
+                outbox.put(text)
+
+    def _reply(self, effect: Reply) -> None:
+        if effect.to is not None and not effect.to.gone:
+            effect.to.put(encode(effect.frame))
+
+    def _record(self, effect: Record) -> None:
+        self._journal.record(effect.event, effect.through, self._saved)
+
+    def _record_mode(self, effect: RecordMode) -> None:
+        self._journal.record_mode(self.session_id, effect.mode)
+
+    def _saved(self, through: int) -> None:
+        self.dispatch(EventsSaved(through))
+
+    def _start_turn(self, effect: StartTurn) -> None:
+        self._turn = asyncio.create_task(self._runner.run(effect.turn_id, self))
+
+    def _stop_turn(self, effect: StopTurn) -> None:
+        if self._turn and not self._turn.done():
+            # Kept until it has unwound: a task nobody holds may be collected before its model call is closed.
+            self._stopping.add(self._turn)
+            self._turn.add_done_callback(self._stopping.discard)
+            self._turn.cancel()
+        self._turn = None
+
+    async def stopped(self) -> None:
+        """Wait until every stopped turn has let go of its model call and tools."""
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+
+    _PERFORM: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {
+        Send: _send,
+        Reply: _reply,
+        Record: _record,
+        RecordMode: _record_mode,
+        StartTurn: _start_turn,
+        StopTurn: _stop_turn,
+    }

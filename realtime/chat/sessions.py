@@ -1,0 +1,188 @@
+"""Every live session of this container: opened once, shared by its sockets, ended once."""
+
+import asyncio
+from uuid import uuid4
+
+from chat.conversation import Conversation
+from chat.courier import Courier
+from chat.history import History
+from chat.journal import Journal
+from chat.outbox import Outbox
+from chat.protocol import CloseCode, ErrorCode
+from chat.session import Session
+from chat.tools.registry import ToolContext
+from chat.turn import TurnRunner
+from infra.records import EndReason, SessionEnded, utc_now
+from infra.settings import Settings
+from infra.store import NotYours, Store, StoreError
+from infra.telemetry import get_logger
+
+OPEN_SECONDS = 10.0
+"""How long a client waits for its session to be opened before it is told to come back."""
+WATCH_SECONDS = 1.0
+"""How often the readers' deadlines are looked at: one timer for all, not one a frame."""
+
+log = get_logger("sessions")
+
+
+class Refused(Exception):
+    """The session cannot be had; `close_code` says whether to come back."""
+
+    def __init__(self, close_code: CloseCode, code: ErrorCode, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.close_code = close_code
+        self.code = code
+        self.retry_after = retry_after
+
+
+class Sessions:
+    """The registry. A session lives from its first socket until `linger_seconds` after its last."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        runner: TurnRunner,
+        endings: Courier[SessionEnded] | None,
+        settings: Settings,
+    ) -> None:
+        """`endings` carries ended sessions to the queue; None where nobody writes summaries."""
+        self._store = store
+        self._journal = journal
+        self._runner = runner
+        self._endings = endings
+        self._settings = settings
+        self._container_id = settings.container_id or uuid4().hex
+        self._opening: dict[str, asyncio.Task[Session]] = {}
+        self._live: dict[str, Session] = {}
+        self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin to watch for readers that are too slow, on the running loop."""
+        self._watch = asyncio.create_task(self._watch_readers())
+
+    def count(self) -> int:
+        """How many sessions are live."""
+        return len(self._live)
+
+    async def attach(self, session_id: str, user_id: str, outbox: Outbox) -> Session:
+        """Open the session, or join it where it is live, and let the socket take part.
+
+        Raises:
+            Refused: it cannot be had.
+        """
+        session = await self._find_or_open(session_id, user_id)
+        if session.context.user_id != user_id:
+            raise _not_yours()
+        if timer := self._lingering.pop(session_id, None):
+            timer.cancel()
+        session.attach(outbox)
+        return session
+
+    def detach(self, session: Session, outbox: Outbox, *, explicit: bool) -> None:
+        """Let a socket go: `explicit` if its client said goodbye, otherwise it may come back."""
+        session.detach(outbox)
+        if session.outboxes or self._live.get(session.session_id) is not session:
+            return
+        if explicit:
+            self._end(session, "closed")
+        else:
+            self._linger(session)
+
+    async def close(self) -> None:
+        """End every session, and wait until their turns have stopped and their ends are announced."""
+        self._closing = True
+        if self._watch:
+            self._watch.cancel()
+        if self._opening:
+            await asyncio.wait(self._opening.values())
+        for session in list(self._live.values()):
+            self._end(session, "shutdown")
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
+
+    async def _find_or_open(self, session_id: str, user_id: str) -> Session:
+        if self._closing:
+            raise Refused(CloseCode.RESTARTING, ErrorCode.AT_CAPACITY, "The server is restarting.", 1)
+        if session := self._live.get(session_id):
+            return session
+        if session_id not in self._opening:
+            if len(self._live) + len(self._opening) >= self._settings.max_sessions:
+                message = "All places are taken at the moment; try again shortly."
+                raise Refused(CloseCode.AT_CAPACITY, ErrorCode.AT_CAPACITY, message, 5)
+            opening = asyncio.create_task(self._open(session_id, user_id))
+            self._opening[session_id] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(session_id))
+        # Shielded: the one who asked first may vanish while others wait for the same session.
+        return await asyncio.shield(self._opening[session_id])
+
+    async def _open(self, session_id: str, user_id: str) -> Session:
+        settings = self._settings
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                if leaving := self._leaving.get(session_id):
+                    await asyncio.wait([leaving])  # its last events must be stored before they are read
+                row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
+                events = await self._store.latest_events(session_id, limit=settings.history_events)
+        except NotYours:
+            raise _not_yours() from None
+        except (StoreError, TimeoutError) as error:
+            log.warning("session cannot be opened", session_id=session_id, cause=str(error) or "timeout")
+            message = "The conversation cannot be opened at the moment; nothing is lost."
+            raise Refused(CloseCode.STORE_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, message, 2) from error
+        conversation = Conversation(
+            row,
+            History(events, settings.history_events),
+            while_busy=settings.while_busy,
+            max_waiting=settings.max_queued_messages,
+            new_id=lambda: str(uuid4()),
+            now=utc_now,
+        )
+        context = ToolContext(session_id, user_id, self._store, self._journal.settled)
+        session = Session(conversation, context, self._journal, self._runner)
+        self._live[session_id] = session
+        self._linger(session)  # until the socket that asked is attached; it may be gone already
+        log.info("session opened", session_id=session_id, epoch=row.epoch)
+        return session
+
+    def _linger(self, session: Session) -> None:
+        loop = asyncio.get_running_loop()
+        self._lingering[session.session_id] = loop.call_later(
+            self._settings.linger_seconds, self._end, session, "dropped"
+        )
+
+    def _end(self, session: Session, reason: EndReason) -> None:
+        if timer := self._lingering.pop(session.session_id, None):
+            timer.cancel()
+        del self._live[session.session_id]
+        session.end()
+        ended = SessionEnded(session_id=session.session_id, epoch=session.epoch, ended_at=utc_now(), reason=reason)
+        leaving = asyncio.create_task(self._leave(session, ended))
+        self._leaving[session.session_id] = leaving
+        leaving.add_done_callback(lambda _: self._leaving.pop(session.session_id))
+        log.info("session ended", session_id=session.session_id, epoch=session.epoch, reason=reason)
+
+    async def _leave(self, session: Session, ended: SessionEnded) -> None:
+        """Announce the end, but not before the last event is stored: the summary is made of what is stored."""
+        await session.stopped()
+        await self._journal.settled()
+        if self._endings:
+            self._endings.put(ended)
+
+    async def _watch_readers(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = loop.time()
+            for session in list(self._live.values()):
+                for outbox in tuple(session.outboxes):
+                    if outbox.stuck_for(now) > self._settings.slow_reader_seconds:
+                        log.warning("reader too slow", session_id=session.session_id, epoch=session.epoch)
+                        outbox.drop(CloseCode.SLOW_READER)
+
+
+def _not_yours() -> Refused:
+    return Refused(CloseCode.NOT_YOURS, ErrorCode.NOT_YOUR_SESSION, "This session belongs to another user.")

@@ -69,6 +69,11 @@ class ModelError(Exception):
         self.retryable = retryable
 
 
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs: JSON can carry them, UTF-8 and every store cannot."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class Model(Protocol):
     """A language model."""
 

@@ -7,7 +7,17 @@ from typing import Any
 import openai
 from openai import AsyncOpenAI
 
-from infra.llm.base import Chunk, Finished, FinishReason, Message, ModelError, TextDelta, ToolCall, ToolSpec
+from infra.llm.base import (
+    Chunk,
+    Finished,
+    FinishReason,
+    Message,
+    ModelError,
+    TextDelta,
+    ToolCall,
+    ToolSpec,
+    well_formed,
+)
 from infra.settings import Settings
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -51,21 +61,23 @@ class OpenAIModel:
             request["tools"] = [_tool(tool) for tool in tools]
         if self._max_tokens:
             request["max_completion_tokens"] = self._max_tokens
+        calls: dict[int, _PartialCall] = {}
+        reason, usage = None, (0, 0)
         try:
             # Leaving the block closes the HTTP response, also when we are cancelled: the provider stops
             # generating, and charging.
             async with await self._client.chat.completions.create(**request) as response:
-                calls: dict[int, _PartialCall] = {}
-                reason, usage = None, (0, 0)
                 async for chunk in response:
                     if chunk.usage:
                         usage = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-                    for choice in chunk.choices[:1]:
-                        if choice.delta and choice.delta.content:
-                            yield TextDelta(choice.delta.content)
-                        for piece in (choice.delta and choice.delta.tool_calls) or ():
-                            calls.setdefault(piece.index, _PartialCall()).add(piece)
-                        reason = choice.finish_reason or reason
+                    if not chunk.choices:
+                        continue
+                    choice = chunk.choices[0]
+                    reason = choice.finish_reason or reason
+                    if choice.delta.content:
+                        yield TextDelta(well_formed(choice.delta.content))
+                    for piece in choice.delta.tool_calls or ():
+                        calls.setdefault(piece.index, _PartialCall()).add(piece)
         except openai.APIError as error:
             raise _model_error(error) from error
         if reason is None:
@@ -94,7 +106,7 @@ class _PartialCall:
             self.arguments.append(piece.function.arguments or "")
 
     def whole(self) -> ToolCall:
-        return ToolCall(self.call_id, self.name, "".join(self.arguments) or "{}")
+        return ToolCall(self.call_id, self.name, well_formed("".join(self.arguments)) or "{}")
 
 
 def _message(message: Message) -> dict[str, Any]:

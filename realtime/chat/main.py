@@ -15,7 +15,7 @@ from chat.journal import Journal
 from chat.sessions import Sessions
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
-from chat.turn import TurnRunner
+from chat.turn import TurnKit
 from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable, open_handoff
 from infra.llm import Model, open_model
 from infra.records import SessionEnded
@@ -62,14 +62,14 @@ async def open_backend(
         journal = Journal(store, max_events=settings.journal_max_events)
         journal.start()
         closing.push_async_callback(journal.close, CLOSE_SECONDS)
-        runner = TurnRunner(
-            model,
-            tools or standard_tools(),
+        kit = TurnKit(
+            model=model,
+            tools=tools or standard_tools(),
             stall_seconds=settings.llm_timeout_seconds,
             tool_seconds=settings.tool_timeout_seconds,
             max_tool_rounds=settings.max_tool_rounds,
         )
-        sessions = Sessions(store, journal, runner, endings, settings)
+        sessions = Sessions(store, journal, kit, endings, settings)
         sessions.start()
         closing.push_async_callback(sessions.close)
         yield _create_app(store, sessions, journal, settings)

@@ -27,8 +27,10 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The connection is attached. `seq` is where its stream goes on from, `history` what came before, and
-    `active_turn_id` the turn that is being answered now, if any: its frames follow.
+    """The connection is attached.
+
+    `seq` is where its stream goes on from, `history` what came before, and `active_turn_id` the turn that is being
+    answered now, if any: its frames follow.
     """
 
     seq: int
@@ -144,7 +146,7 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
-    """Are you there?"""
+    """A question whether the server is there."""
 
 
 ClientFrame = Message | Cancel | Ping
@@ -261,7 +263,7 @@ def _check(message: Message, max_chars: int) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8. JSON's `\\ud800` escapes can smuggle in what cannot."""
+    """Whether the text can be written as UTF-8. JSON's escapes can smuggle in what cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

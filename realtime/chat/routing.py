@@ -5,9 +5,9 @@ import re
 from infra.records import Mode
 
 ANALYTICAL = re.compile(
-    r"\b(analy[sz]\w*|average|benchmark|calculat\w*|chart|compar\w*|correlat\w*|data\w*|estimat\w*|evaluat\w*|"
-    r"explain|fetch|figures?|forecast|graph|how (?:many|much)|metrics?|numbers?|percent\w*|report|revenue|statistic\w*|stats|"
-    r"summar\w*|table|trend\w*|why)\b|\d+(?:\.\d+)?\s*%",
+    r"\b(analy[sz]\w*|average|benchmark|calculat\w*|chart|compar\w*|correlat\w*|data\w*|estimat\w*|"
+    r"evaluat\w*|explain|fetch|figures?|forecast|graph|how (?:many|much)|metrics?|numbers?|percent\w*|report|"
+    r"revenue|statistic\w*|stats|summar\w*|table|trend\w*|why)\b|\d+(?:\.\d+)?\s*%",
     re.IGNORECASE,
 )
 

@@ -11,21 +11,21 @@ from chat.journal import Journal
 from chat.outbox import Outbox
 from chat.protocol import Token, encode
 from chat.tools.registry import ToolContext
-from chat.turn import TurnRunner
+from chat.turn import Turn, TurnKit
 from infra.llm import Message
 
 
 class Session:
     """A conversation with its surroundings. `dispatch` is the one way in, and never awaits."""
 
-    def __init__(self, conversation: Conversation, context: ToolContext, journal: Journal, runner: TurnRunner) -> None:
+    def __init__(self, conversation: Conversation, context: ToolContext, journal: Journal, kit: TurnKit) -> None:
         self.session_id = conversation.session_id
         self.epoch = conversation.epoch
         self.context = context
         self.outboxes: list[Outbox] = []
         self._conversation = conversation
         self._journal = journal
-        self._runner = runner
+        self._kit = kit
         self._turn: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._room: asyncio.Event | None = None
@@ -99,7 +99,7 @@ class Session:
         self.dispatch(EventsSaved(through))
 
     def _start_turn(self, effect: StartTurn) -> None:
-        self._turn = asyncio.create_task(self._runner.run(effect.turn_id, self))
+        self._turn = asyncio.create_task(Turn(effect.turn_id, self, self._kit).run())
 
     def _stop_turn(self, effect: StopTurn) -> None:
         if self._turn and not self._turn.done():

@@ -11,7 +11,7 @@ from chat.outbox import Outbox
 from chat.protocol import CloseCode, ErrorCode
 from chat.session import Session
 from chat.tools.registry import ToolContext
-from chat.turn import TurnRunner
+from chat.turn import TurnKit
 from infra.records import EndReason, SessionEnded, utc_now
 from infra.settings import Settings
 from infra.store import NotYours, Store, StoreError
@@ -42,14 +42,14 @@ class Sessions:
         self,
         store: Store,
         journal: Journal,
-        runner: TurnRunner,
+        kit: TurnKit,
         endings: Courier[SessionEnded] | None,
         settings: Settings,
     ) -> None:
         """`endings` carries ended sessions to the queue; None where nobody writes summaries."""
         self._store = store
         self._journal = journal
-        self._runner = runner
+        self._kit = kit
         self._endings = endings
         self._settings = settings
         self._container_id = settings.container_id or uuid4().hex
@@ -142,7 +142,7 @@ class Sessions:
             now=utc_now,
         )
         context = ToolContext(session_id, user_id, self._store, self._journal.settled)
-        session = Session(conversation, context, self._journal, self._runner)
+        session = Session(conversation, context, self._journal, self._kit)
         self._live[session_id] = session
         self._linger(session)  # until the socket that asked is attached; it may be gone already
         log.info("session opened", session_id=session_id, epoch=row.epoch)

@@ -11,6 +11,8 @@ from itertools import count
 from typing import Protocol
 from uuid import uuid4
 
+import msgspec
+
 from chat.backoff import backoff
 from chat.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
 from chat.protocol import ErrorCode, Usage
@@ -45,117 +47,125 @@ class Talk(Protocol):
         """Wait until they do."""
 
 
-class TurnRunner:
-    """Runs turns with one model and one set of tools."""
+class TurnKit(msgspec.Struct, frozen=True):
+    """What every turn of this container works with, and how long it bears with it."""
 
-    def __init__(
-        self, model: Model, tools: Registry, *, stall_seconds: float, tool_seconds: float, max_tool_rounds: int
-    ) -> None:
-        self._model = model
-        self._tools = tools
-        self._stall_seconds = stall_seconds
-        self._tool_seconds = tool_seconds
-        self._max_tool_rounds = max_tool_rounds
+    model: Model
+    tools: Registry
+    stall_seconds: float
+    tool_seconds: float
+    max_tool_rounds: int
 
-    async def run(self, turn_id: str, talk: Talk) -> None:
-        """Run the turn to its end, which is always told, unless it is cancelled: then whoever cancels knows."""
+
+class Turn:
+    """One turn of one session."""
+
+    def __init__(self, turn_id: str, talk: Talk, kit: TurnKit) -> None:
+        self._turn_id = turn_id
+        self._talk = talk
+        self._kit = kit
+        self._call_ids: set[str] = set()
+
+    async def run(self) -> None:
+        """Run to the end, which is always told, unless the task is cancelled: then whoever cancels it knows."""
+        talk, turn_id = self._talk, self._turn_id
         try:
             for round_number in count():
                 # After the last round the model gets no tools: it must answer with what it has.
-                tools = self._tools.specs() if round_number < self._max_tool_rounds else []
-                calls, finished = await self._ask(turn_id, talk, tools)
+                tools = self._kit.tools.specs() if round_number < self._kit.max_tool_rounds else []
+                calls, finished = await self._ask(tools)
                 usage = Usage(finished.input_tokens, finished.output_tokens)
                 if not calls:
                     talk.dispatch(ReplyFinished(turn_id, finished.reason, usage))
                     return
-                talk.dispatch(ToolsAsked(turn_id, calls, usage))
+                talk.dispatch(ToolsAsked(turn_id, tuple(calls), usage))
                 async with asyncio.TaskGroup() as running:
                     for call in calls:
-                        running.create_task(self._answer(turn_id, talk, call))
+                        running.create_task(self._answer(call))
         except ModelError as error:
             log.warning("model failed", turn_id=turn_id, code=error.code, cause=repr(error.__cause__ or error)[:300])
             talk.dispatch(TurnFailed(turn_id, error.code, str(error)))
         except Exception:
             log.exception("turn failed", turn_id=turn_id)
-            talk.dispatch(
-                TurnFailed(turn_id, ErrorCode.INTERNAL, "Something went wrong on our side; your message is kept.")
-            )
+            sorry = "Something went wrong on our side; your message is kept."
+            talk.dispatch(TurnFailed(turn_id, ErrorCode.INTERNAL, sorry))
 
-    async def _ask(self, turn_id: str, talk: Talk, tools: Sequence[ToolSpec]) -> tuple[tuple[ToolCall, ...], Finished]:
+    async def _ask(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
         """One round of the model, tried again only while nothing of it was shown."""
         attempt = 0
         while True:
             try:
-                return await self._stream(turn_id, talk, tools)
+                return await self._stream(tools)
             except ModelError as error:
                 attempt += 1
                 if not error.retryable or attempt == MODEL_ATTEMPTS:
                     raise
-                log.info("model call is tried again", turn_id=turn_id, code=error.code, attempt=attempt)
+                log.info("model call is tried again", turn_id=self._turn_id, code=error.code, attempt=attempt)
             await asyncio.sleep(backoff(attempt - 1, first=0.25, most=4))
 
-    async def _stream(
-        self, turn_id: str, talk: Talk, tools: Sequence[ToolSpec]
-    ) -> tuple[tuple[ToolCall, ...], Finished]:
-        loop = asyncio.get_running_loop()
+    async def _stream(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
+        """Pass the model's text on as it comes; return what it asks for at its end."""
         calls: list[ToolCall] = []
         finished: Finished | None = None
-        shown = False
+        taken = shown = 0
         try:
             async with (
-                asyncio.timeout(self._stall_seconds) as deadline,
-                aclosing(self._model.stream(talk.messages(), tools)) as chunks,
+                asyncio.timeout(self._kit.stall_seconds) as deadline,
+                aclosing(self._kit.model.stream(self._talk.messages(), tools)) as chunks,
             ):
-                armed = loop.time()
-                taken = 0
+                armed = asyncio.get_running_loop().time()
                 async for chunk in chunks:
                     if type(chunk) is TextDelta:
-                        talk.dispatch(TokenCame(turn_id, chunk.text))
-                        shown = True
+                        self._talk.dispatch(TokenCame(self._turn_id, chunk.text))
+                        shown += 1
                     elif type(chunk) is ToolCall:
-                        calls.append(_unique(chunk, calls))
+                        calls.append(self._unique(chunk))
                     elif type(chunk) is Finished:
                         finished = chunk
                     taken += 1
                     # The first token leaves at once; after it, turns with much at hand take turns.
                     if taken == 1 or taken % FAIR_SHARE == 0:
                         await asyncio.sleep(0)
-                    if not talk.has_room():
-                        deadline.reschedule(None)  # waiting for a reader is not the model's stall
-                        await talk.room()
-                        armed = 0.0
-                    if (now := loop.time()) - armed > REARM_SECONDS:
-                        deadline.reschedule(now + self._stall_seconds)
-                        armed = now
+                    armed = await self._keep_pace(deadline, armed)
             if finished is None:
                 raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
         except TimeoutError as error:
-            stalled = ModelError("model_timeout", "The model did not answer in time.", retryable=not shown)
-            raise stalled from error
+            raise ModelError("model_timeout", "The model did not answer in time.", retryable=not shown) from error
         except ModelError as error:
             error.retryable = error.retryable and not shown  # a reply that began cannot begin again
             raise
-        return tuple(calls), finished
+        return calls, finished
 
-    async def _answer(self, turn_id: str, talk: Talk, call: ToolCall) -> None:
+    async def _keep_pace(self, deadline: asyncio.Timeout, armed: float) -> float:
+        """Wait for the readers, and push the stall timeout on; returns when it was last set."""
+        if not self._talk.has_room():
+            deadline.reschedule(None)  # waiting for a reader is not the model's stall
+            await self._talk.room()
+            armed = -REARM_SECONDS
+        now = asyncio.get_running_loop().time()
+        if now - armed < REARM_SECONDS:
+            return armed
+        deadline.reschedule(now + self._kit.stall_seconds)
+        return now
+
+    async def _answer(self, call: ToolCall) -> None:
         """Run one tool; whatever goes wrong is a result that the model can read."""
+        result, problem = None, None
         try:
-            async with asyncio.timeout(self._tool_seconds):
-                result = await self._tools.call(call.name, call.arguments, talk.context)
+            async with asyncio.timeout(self._kit.tool_seconds):
+                result = await self._kit.tools.call(call.name, call.arguments, self._talk.context)
         except TimeoutError:
-            answered = ToolAnswered(turn_id, call.call_id, error=f"no answer within {self._tool_seconds:g} s")
+            problem = f"no answer within {self._kit.tool_seconds:g} s"
         except ToolError as error:
-            answered = ToolAnswered(turn_id, call.call_id, error=str(error))
+            problem = str(error)
         except Exception:
-            log.exception("tool failed", turn_id=turn_id, tool=call.name)
-            answered = ToolAnswered(turn_id, call.call_id, error="the tool failed")
-        else:
-            answered = ToolAnswered(turn_id, call.call_id, result)
-        talk.dispatch(answered)
+            log.exception("tool failed", turn_id=self._turn_id, tool=call.name)
+            problem = "the tool failed"
+        self._talk.dispatch(ToolAnswered(self._turn_id, call.call_id, result, problem))
 
-
-def _unique(call: ToolCall, others: Sequence[ToolCall]) -> ToolCall:
-    """The call under an id that no other has: some providers leave ids out, or repeat them."""
-    if call.call_id and all(call.call_id != other.call_id for other in others):
+    def _unique(self, call: ToolCall) -> ToolCall:
+        """The call under an id that no other of this turn has: some providers leave ids out, or repeat them."""
+        if not call.call_id or call.call_id in self._call_ids:
+            call = ToolCall(f"call_{uuid4().hex[:12]}", call.name, call.arguments)
+        self._call_ids.add(call.call_id)
         return call
-    return ToolCall(f"call_{uuid4().hex[:12]}", call.name, call.arguments)

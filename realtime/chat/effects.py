@@ -8,7 +8,7 @@ from chat.protocol import ServerFrame
 from infra.records import Event, Mode
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send the frame to every connection of the session."""
 
     frame: ServerFrame

@@ -38,7 +38,7 @@ class FrameRefused(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-class TokenCame(msgspec.Struct, frozen=True):
+class TokenCame(msgspec.Struct, frozen=True, gc=False):
     """The model said a little more."""
 
     turn_id: str

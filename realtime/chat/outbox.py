@@ -36,7 +36,8 @@ class Outbox:
         """Queue a token; it may be joined with its neighbours."""
         self._pending.append(token)
         self._chars += len(token.content)
-        self._rouse()
+        if self._wake is not None:
+            self._rouse()
         if self._chars > HARD_CHARS:
             self.drop(CloseCode.SLOW_READER)
 
@@ -91,8 +92,11 @@ class Outbox:
             if self._pending:
                 batch, self._pending = self._pending, []
                 self._batch_since = loop.time()
-                for text in joined(batch):
-                    await send(text)
+                if len(batch) == 1 and isinstance(token := batch[0], Token):
+                    await send(encode(token))  # the usual case, without the machinery of joining
+                else:
+                    for text in joined(batch):
+                        await send(text)
                 self._batch_since = None
                 self._made_room()
             elif self._last_words is not None:

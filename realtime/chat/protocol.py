@@ -1,7 +1,8 @@
 """Wire protocol, version 1: the frames, how they are read and written, and every error and close code.
 
 Frames are JSON objects in text frames, `type` first. They are `msgspec` structs because a frame is made for
-every token: encoding one costs a third of a microsecond, and a client's frame is checked while it is parsed.
+every token: encoding one costs a third of a microsecond, and a client's frame is checked while it is parsed. What is
+made per token is `gc=False`: it cannot be part of a cycle, and the collector need not look at it.
 """
 
 from enum import Enum
@@ -58,7 +59,7 @@ class ModeChosen(msgspec.Struct, frozen=True, tag="mode"):
     mode: Mode
 
 
-class Token(msgspec.Struct, frozen=True, tag="token"):
+class Token(msgspec.Struct, frozen=True, tag="token", gc=False):
     """The next piece of the answer. Adjacent tokens may arrive joined; `seq` is then the last one's."""
 
     seq: int

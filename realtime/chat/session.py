@@ -59,8 +59,10 @@ class Session:
 
     def has_room(self) -> bool:
         """Whether at least one reader keeps up; without readers, there is nobody to wait for."""
-        outboxes = self.outboxes
-        return not outboxes or any(outbox.has_room() for outbox in outboxes)
+        for outbox in self.outboxes:
+            if outbox.has_room():
+                return True
+        return not self.outboxes
 
     async def room(self) -> None:
         """Wait until it does."""
@@ -78,11 +80,11 @@ class Session:
     def _send(self, effect: Send) -> None:
         frame = effect.frame
         if type(frame) is Token:
-            for outbox in tuple(self.outboxes):
+            for outbox in self.outboxes:
                 outbox.put_token(frame)
         elif self.outboxes:
             text = encode(frame)
-            for outbox in tuple(self.outboxes):
+            for outbox in self.outboxes:
                 outbox.put(text)
 
     def _reply(self, effect: Reply) -> None:

@@ -108,12 +108,13 @@ class Turn:
         calls: list[ToolCall] = []
         finished: Finished | None = None
         taken = shown = 0
+        time = asyncio.get_running_loop().time
         try:
             async with (
                 asyncio.timeout(self._kit.stall_seconds) as deadline,
                 aclosing(self._kit.model.stream(self._talk.messages(), tools)) as chunks,
             ):
-                armed = asyncio.get_running_loop().time()
+                armed = time()
                 async for chunk in chunks:
                     if type(chunk) is TextDelta:
                         self._talk.dispatch(TokenCame(self._turn_id, chunk.text))
@@ -126,7 +127,13 @@ class Turn:
                     # The first token leaves at once; after it, turns with much at hand take turns.
                     if taken == 1 or taken % FAIR_SHARE == 0:
                         await asyncio.sleep(0)
-                    armed = await self._keep_pace(deadline, armed)
+                    if not self._talk.has_room():
+                        deadline.reschedule(None)  # waiting for a reader is not the model's stall
+                        await self._talk.room()
+                        armed = -REARM_SECONDS
+                    if (now := time()) - armed >= REARM_SECONDS:
+                        deadline.reschedule(now + self._kit.stall_seconds)
+                        armed = now
             if finished is None:
                 raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
         except TimeoutError as error:
@@ -135,18 +142,6 @@ class Turn:
             error.retryable = error.retryable and not shown  # a reply that began cannot begin again
             raise
         return calls, finished
-
-    async def _keep_pace(self, deadline: asyncio.Timeout, armed: float) -> float:
-        """Wait for the readers, and push the stall timeout on; returns when it was last set."""
-        if not self._talk.has_room():
-            deadline.reschedule(None)  # waiting for a reader is not the model's stall
-            await self._talk.room()
-            armed = -REARM_SECONDS
-        now = asyncio.get_running_loop().time()
-        if now - armed < REARM_SECONDS:
-            return armed
-        deadline.reschedule(now + self._kit.stall_seconds)
-        return now
 
     async def _answer(self, call: ToolCall) -> None:
         """Run one tool; whatever goes wrong is a result that the model can read."""

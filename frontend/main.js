@@ -1,0 +1,209 @@
+"use strict";
+/* The wiring: what the user does and what the server says, to the conversation's state and from there to the view. */
+
+(() => {
+  const FROM_DISK = !location.protocol.startsWith("http");
+  const REMEMBERED = "realtime-chat"; // in sessionStorage: it goes with the tab
+  const $ = (id) => document.getElementById(id);
+
+  let state = Conversation.initial();
+  let connection = null;
+  let status = "disconnected";
+  let server = null;
+  let refusal = ""; // why the server did not let us in; its close code follows
+
+  function dispatch(frame) {
+    state = Conversation.reduce(state, frame);
+    View.render(state);
+  }
+
+  // The connection
+
+  function connect() {
+    $("session").value ||= Protocol.newSessionId();
+    if (!$("connection").reportValidity()) return false;
+    server = Protocol.serverAddress($("server").value.trim());
+    if (!server) {
+      $("settings").open = true;
+      View.banner("The server address should look like http://localhost:8000.", "problem");
+      $("server").focus();
+      return false;
+    }
+    const sessionId = $("session").value;
+    // What waits to be sent was said to this session, or before there was one.
+    if (state.sessionId !== null && state.sessionId !== sessionId) state = Conversation.initial();
+    state = { ...state, sessionId };
+    View.render(state);
+    Summary.hide();
+    connection?.close();
+    connection = Socket.open(Protocol.socketUrl(server, sessionId, $("user").value.trim()), { onFrame, onState });
+    if (document.activeElement?.tagName === "INPUT") $("message").focus(); // the field it is in is disabled now
+    remember(true);
+    return true;
+  }
+
+  function disconnect() {
+    remember(false);
+    connection.close();
+  }
+
+  function onState(next, { code, text } = {}) {
+    const leaving = next === "disconnected";
+    status = next;
+    View.connection(next);
+    if (next === "connected") {
+      refusal = "";
+      View.banner();
+    } else if (leaving) {
+      left(code, text);
+    } else if (code) {
+      const why = refusal || (next === "connecting" ? `The server at ${server} cannot be reached.` : text);
+      View.banner(`${why} Trying again…`, "waiting");
+    }
+  }
+
+  function left(code, text) {
+    // Sent again as it is, what the server closed for would get us closed again.
+    if (code === 1007 || code === 1009) {
+      for (const { messageId } of Conversation.unsent(state)) {
+        dispatch({ type: "error", seq: 0, code: "message_too_long", message_id: messageId });
+      }
+    }
+    dispatch({ type: "local_left" });
+    View.banner(code === 1000 ? "" : refusal || text, "problem");
+    refusal = "";
+    if (code !== 1000) remember(false);
+    if (code === 1000 && state.epoch !== null) {
+      Summary.watch(server, state.sessionId, state.epoch);
+      View.jump();
+    }
+  }
+
+  function onFrame(frame) {
+    if (frame.type === "error" && status !== "connected") {
+      refusal = Protocol.errorMeaning(frame).text;
+      return;
+    }
+    dispatch(frame);
+    if (frame.type === "ready") for (const item of Conversation.unsent(state)) send(item);
+    if (frame.type === "done") announce(frame);
+  }
+
+  /* Once, when it is whole: a screen reader that reads a stream as it comes is a torrent of fragments. */
+  function announce({ turn_id: turnId, reason }) {
+    const reply = Conversation.items(state).findLast((item) => item.turnId === turnId && item.kind === "assistant");
+    const ended = { cancelled: "Reply stopped. ", error: "Reply interrupted. ", length: "Reply cut off. " }[reason] ?? "";
+    View.announce(`${ended}${reply?.text ?? ""}`);
+  }
+
+  // The user
+
+  function say(text) {
+    if (!text.trim()) return false;
+    if (status === "disconnected" && !connect()) return false;
+    const said = { type: "local_said", message_id: Protocol.newId(), content: text };
+    dispatch(said);
+    send({ messageId: said.message_id, text });
+    View.jump();
+    return true;
+  }
+
+  /* Where it cannot be sent now, it stays `sending`, and goes out with the next `ready`. */
+  function send({ messageId, text }) {
+    connection.send(Protocol.message(text, messageId));
+  }
+
+  function remedy(action, messageId) {
+    const item = state.items.find((each) => each.messageId === messageId);
+    if (action === "edit") {
+      $("message").value = item.text;
+      dispatch({ type: "local_withdrawn", message_id: messageId });
+      fit();
+      $("message").focus();
+    } else if (action === "again" && (status !== "disconnected" || connect())) {
+      dispatch({ type: "local_again", message_id: messageId });
+      send(item);
+    }
+  }
+
+  function submit() {
+    if (!say($("message").value)) return;
+    $("message").value = "";
+    fit();
+  }
+
+  /* The box grows with what is written, up to the style sheet's limit. */
+  function fit() {
+    const box = $("message");
+    box.style.height = "auto";
+    box.style.height = `${box.scrollHeight + 2}px`;
+  }
+
+  // What this tab remembers, so that a reload comes back to the same session
+
+  function remember(connected) {
+    const kept = { session: $("session").value, user: $("user").value, server: $("server").value, connected };
+    try {
+      sessionStorage.setItem(REMEMBERED, JSON.stringify(kept));
+    } catch {
+      // Not to be had for some pages opened from disk; then a reload begins a new session.
+    }
+  }
+
+  function recall() {
+    try {
+      return JSON.parse(sessionStorage.getItem(REMEMBERED)) ?? {};
+    } catch {
+      return {};
+    }
+  }
+
+  function start() {
+    const kept = recall();
+    $("session").value = kept.session || Protocol.newSessionId();
+    $("user").value = kept.user || "";
+    $("server").value = (FROM_DISK && kept.server) || (FROM_DISK ? "http://localhost:8000" : location.origin);
+    View.connection("disconnected");
+    View.render(state);
+
+    $("connection").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (status === "disconnected") connect();
+      else disconnect();
+    });
+    $("renew").addEventListener("click", () => {
+      $("session").value = Protocol.newSessionId();
+      Summary.hide();
+      View.banner();
+      state = Conversation.initial();
+      View.render(state);
+      $("message").focus();
+    });
+    $("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      submit();
+    });
+    $("message").addEventListener("keydown", (event) => {
+      // While an input method composes, Enter picks a word.
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      submit();
+    });
+    $("message").addEventListener("input", fit);
+    $("stop").addEventListener("click", () => {
+      connection.send(Protocol.cancel(state.open[0]));
+      $("message").focus(); // the button goes when the turn does
+    });
+    $("welcome").addEventListener("click", (event) => {
+      const chip = event.target.closest("button");
+      if (chip && say(chip.textContent)) $("message").focus();
+    });
+    $("log").addEventListener("click", (event) => {
+      const { action, id } = event.target.dataset;
+      if (id) remedy(action, id);
+    });
+    if (kept.connected) connect();
+  }
+
+  start();
+})();

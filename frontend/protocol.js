@@ -1,0 +1,116 @@
+"use strict";
+/* Wire protocol, version 1, as the page needs it: frames to send, frames to read, and what every error and close
+   code means to a person. The tables mirror `ErrorCode` and `CloseCode` in realtime/chat/protocol.py. */
+
+const Protocol = (() => {
+  const VERSION = 1;
+
+  /* Whether coming back can help, and what to say. 1006 and others that are not listed mean a lost network. */
+  const CLOSE_CODES = {
+    1000: { reconnect: false, text: "You are disconnected." },
+    1003: { reconnect: false, text: "The server did not understand this page. Reload it, then connect again." },
+    1007: { reconnect: false, text: "The server could not read what this page sent. Reload it, then connect again." },
+    1009: { reconnect: false, text: "The server closed the connection: the message was too large. Shorten it, then connect again." },
+    1011: { reconnect: true, text: "The connection went silent." },
+    1012: { reconnect: true, text: "The server is restarting." },
+    1013: { reconnect: true, text: "The server is full at the moment." },
+    4400: { reconnect: false, text: "The server does not accept this session or user id. Change it, then connect again." },
+    4403: { reconnect: false, text: "This session belongs to another user. Check the user id, or start a new session." },
+    4408: { reconnect: true, text: "This page could not keep up with the reply." },
+    4503: { reconnect: true, text: "The conversation cannot be opened at the moment. Nothing is lost." },
+  };
+  const LOST = { reconnect: true, text: "The connection was lost." };
+
+  /* What can be done about a message that was refused: send it `again` as it is, or `edit` it first. */
+  const ERRORS = {
+    bad_json: { text: "The server could not read what this page sent. Reload the page and try again." },
+    unknown_type: { text: "The server does not know what this page asked for. Reload the page and try again." },
+    bad_field: { text: "The server could not use what this page sent. Reload the page and try again." },
+    empty_message: { text: "There is nothing in this message to send.", remedy: "edit" },
+    message_too_long: { text: "This message is too long.", detail: true, remedy: "edit" },
+    bad_session_id: { text: "A session id has 1 to 128 letters, digits, hyphens or underscores." },
+    bad_user_id: { text: "A user id has at most 128 printable characters." },
+    not_your_session: { text: "This session belongs to another user. Check the user id, or start a new session." },
+    at_capacity: { text: "The server is full at the moment." },
+    busy: { text: "A reply is still being written. Send this again when it is done, or stop it first.", remedy: "again" },
+    store_unavailable: { text: "The server cannot store messages right now. Send this again in a moment.", remedy: "again" },
+    model_unavailable: { text: "The assistant could not be reached. Your message is kept; please try again." },
+    model_rate_limited: { text: "The assistant is getting too many requests. Wait a moment, then try again." },
+    model_refused: { text: "The assistant declined to answer this." },
+    model_timeout: { text: "The assistant took too long to answer. Please try again." },
+    internal: { text: "Something went wrong on the server. Your message is kept; please try again." },
+  };
+
+  /** The meaning of a close code: `{reconnect, text}`. */
+  function closeMeaning(code) {
+    return CLOSE_CODES[code] ?? LOST;
+  }
+
+  /** An `error` frame in words, and what can be done: `{text, remedy}`. An unknown code keeps the server's words. */
+  function errorMeaning(frame) {
+    const known = Object.hasOwn(ERRORS, frame.code) ? ERRORS[frame.code] : { text: frame.message, remedy: "again" };
+    const text = known.detail && frame.message ? `${known.text} ${frame.message}` : known.text;
+    return { text: text || "Something went wrong.", remedy: known.remedy ?? null };
+  }
+
+  /** A server's frame as an object; null for what is no frame, so that one bad frame does not stop the page. */
+  function parse(text) {
+    try {
+      const frame = JSON.parse(text);
+      return frame !== null && typeof frame === "object" && typeof frame.type === "string" ? frame : null;
+    } catch {
+      return null;
+    }
+  }
+
+  function message(content, messageId) {
+    return JSON.stringify({ type: "message", content: wellFormed(content), message_id: messageId });
+  }
+
+  function cancel(turnId) {
+    return JSON.stringify({ type: "cancel", turn_id: turnId });
+  }
+
+  function ping() {
+    return JSON.stringify({ type: "ping" });
+  }
+
+  /* Half of a surrogate pair, as a cut through an emoji leaves it, is not Unicode: the server refuses it. */
+  function wellFormed(text) {
+    return text.toWellFormed ? text.toWellFormed() : text.replace(/\p{Surrogate}/gu, "\uFFFD");
+  }
+
+  /** Where to connect for a session, from the server's http(s) address. */
+  function socketUrl(server, sessionId, userId) {
+    const query = userId ? `?user_id=${encodeURIComponent(userId)}` : "";
+    return `${server.replace(/^http/, "ws")}/ws/session/${encodeURIComponent(sessionId)}${query}`;
+  }
+
+  /** The address of a server as the rest of the page uses it, or null where the text is none. */
+  function serverAddress(text) {
+    try {
+      const url = new URL(text.includes("://") ? text : `http://${text}`);
+      return /^https?:$/.test(url.protocol) && /^[\w.:[\]-]+$/.test(url.host) ? url.origin + url.pathname.replace(/\/+$/, "") : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** A new unique id. `randomUUID` is missing where the page is not served securely, so its bytes are drawn by hand. */
+  function newId() {
+    if (crypto.randomUUID) return crypto.randomUUID();
+    const hex = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20)}`;
+  }
+
+  /** A new session id: short enough to read out, random enough that nobody guesses it. */
+  function newSessionId() {
+    const letters = "abcdefghijkmnpqrstuvwxyz23456789"; // 32 of them, so that a byte's low bits choose evenly
+    return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => letters[byte & 31]).join("");
+  }
+
+  return {
+    VERSION, CLOSE_CODES, ERRORS, closeMeaning, errorMeaning, parse, message, cancel, ping,
+    socketUrl, serverAddress, newId, newSessionId,
+  };
+})();

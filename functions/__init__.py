@@ -1,0 +1,1 @@
+"""Short-lived, stateless handlers; each folder is one function."""

@@ -1,0 +1,1 @@
+"""Writes what a session leaves behind: its summary, its end and its duration."""

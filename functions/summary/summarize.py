@@ -1,0 +1,90 @@
+"""Ends one session in the store: idempotent, in whatever order and however often it is asked."""
+
+from enum import Enum
+
+from functions.summary.prompt import messages_for_model, plain_summary
+from infra.llm import Model, ModelError, TextDelta
+from infra.records import Event, Session, SessionEnded
+from infra.store import Store
+from infra.telemetry import get_logger
+
+PAGE = 1000
+"""Events read at once. Servers cap a read at a number of rows; a long session takes several."""
+
+log = get_logger("summarize")
+
+
+class UnknownSession(Exception):
+    """The message names a session, or an epoch of it, that the store has not seen."""
+
+
+class Outcome(Enum):
+    """What a message led to."""
+
+    WRITTEN = "written"
+    """The summary, the end and the duration are in the row."""
+    REPEATED = "repeated"
+    """They were already."""
+    STALE = "stale"
+    """The user came back: the session is open again, and its next end brings its own message."""
+
+
+class Summarizer:
+    """Summarises sessions with one store, and with a model or, where there is none, plainly."""
+
+    def __init__(self, store: Store, model: Model | None) -> None:
+        self._store = store
+        self._model = model
+
+    async def summarize(self, ended: SessionEnded) -> Outcome:
+        """Write the summary, end and duration of the session, if it is still as the message says.
+
+        Raises:
+            UnknownSession: there is nothing to summarise.
+            StoreError: the store did not answer; the message must come again.
+            ModelError: the same, for the model.
+        """
+        session = await self._store.session(ended.session_id)
+        if session is None or session.epoch < ended.epoch:
+            raise UnknownSession(f"no session {ended.session_id} at epoch {ended.epoch}")
+        outcome = await self._finish(session, ended)
+        log.info(outcome.value, session_id=ended.session_id, epoch=ended.epoch, reason=ended.reason)
+        return outcome
+
+    async def _finish(self, session: Session, ended: SessionEnded) -> Outcome:
+        if session.epoch > ended.epoch:
+            return Outcome.STALE
+        if session.end_time is not None:
+            return Outcome.REPEATED
+        events = await self._all_events(session.session_id)
+        summary = await self._summary(session, events)
+        # Clocks differ: a session does not end before its last event.
+        ended_at = max([ended.ended_at, *(event.timestamp for event in events[-1:])])
+        # The user may come back while we write, or the same message be handled twice at once: the store decides.
+        written = await self._store.finish_session(
+            session.session_id, ended.epoch, ended_at=ended_at, summary=summary
+        )
+        return Outcome.WRITTEN if written else Outcome.REPEATED
+
+    async def _all_events(self, session_id: str) -> list[Event]:
+        events: list[Event] = []
+        while True:
+            page = await self._store.events(session_id, after=events[-1].id if events else 0, limit=PAGE)
+            events += page
+            if len(page) < PAGE:
+                return events
+
+    async def _summary(self, session: Session, events: list[Event]) -> str:
+        plain = plain_summary(events, session.mode)
+        if self._model is None or not any(event.role == "user" for event in events):
+            return plain
+        try:
+            chunks = self._model.stream(messages_for_model(events), [])
+            text = "".join([chunk.text async for chunk in chunks if isinstance(chunk, TextDelta)])
+        except ModelError as error:
+            if error.retryable:
+                raise
+            # It would refuse the next time as well; a plain summary is better than none.
+            log.warning("plain summary", session_id=session.session_id, code=error.code)
+            return plain
+        return " ".join(text.split()) or plain

@@ -1,0 +1,167 @@
+"""`make bench`: this server beside the floor, in one run, on one machine, driven by one client."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from tests.bench.load import connect, drive
+
+ROOT = Path(__file__).resolve().parents[2]
+SESSIONS = 1000
+PACE = 50.0
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Row:
+    """What one scenario measured of one server."""
+
+    cpu_us: float
+    rate: float
+    p50_ms: float
+    p99_ms: float
+
+
+class ServerProcess:
+    """A server under test, in a process of its own, on a core of its own where there are two."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self._process = process
+        self.port = port
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far, all threads."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def resident_bytes(self) -> int:
+        """Memory it holds."""
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def running(kind: str, rate: float) -> Iterator[ServerProcess]:
+    """Run the floor or our server at so many tokens a second."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as data_dir:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "realtime"), str(ROOT)]),
+            "PORT": str(port),
+            "DATA_DIR": data_dir,
+            "DEMO_TOKENS_PER_SECOND": str(rate),
+            "MAX_SESSIONS": str(SESSIONS * 2),
+            "LOG_LEVEL": "error",
+        }
+        arguments = ["tests.bench.floor", str(port), str(rate)] if kind == "floor" else ["chat"]
+        process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, cwd=ROOT)
+        try:
+            if len(cores := sorted(os.sched_getaffinity(0))) > 1:
+                os.sched_setaffinity(process.pid, cores[:1])
+            _wait_for(port)
+            yield ServerProcess(process, port)
+        finally:
+            process.terminate()
+            process.wait(15)
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.05)
+    raise TimeoutError("the server did not start")
+
+
+def measure(kind: str, rate: float, words: int, turns: int, spread: float) -> Row:
+    """One scenario, from the moment all sockets are open to the last `done`."""
+    with running(kind, rate) as server:
+
+        async def scenario() -> tuple[float, float, list[float]]:
+            sockets = await connect(server.port, SESSIONS)
+            await asyncio.sleep(0.5)
+            before = server.cpu_seconds()
+            result = await drive(sockets, words, turns, spread)
+            return server.cpu_seconds() - before, result.elapsed, result.first_token
+
+        cpu, elapsed, first = uvloop.run(scenario())
+    tokens = SESSIONS * words * turns
+    assert len(first) == SESSIONS * turns, "a turn had no first token"
+    first.sort()
+    return Row(
+        cpu * 1e6 / tokens, tokens / elapsed, statistics.median(first) * 1e3, first[int(len(first) * 0.99)] * 1e3
+    )
+
+
+def idle_memory(kind: str) -> float:
+    """KiB a connected session takes that says nothing."""
+    with running(kind, 0) as server:
+
+        async def scenario() -> float:
+            warm = await connect(server.port, 20)
+            before = server.resident_bytes()
+            sockets = await connect(server.port, SESSIONS)
+            await asyncio.sleep(1)
+            grown = server.resident_bytes() - before
+            for client in warm + sockets:
+                client.open.cancel()
+                client.transport.abort()
+            return grown / len(sockets) / 1024
+
+        return uvloop.run(scenario())
+
+
+def median_rows(rows: list[Row]) -> Row:
+    """The median of each column."""
+    return Row(*(statistics.median(column) for column in zip(*(vars(row).values() for row in rows), strict=True)))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is made; the median counts")
+    rounds = parser.parse_args().rounds
+    if len(cores := sorted(os.sched_getaffinity(0))) > 1:
+        os.sched_setaffinity(0, cores[1:])
+    table: list[tuple[str, str, float, float]] = []
+    scenarios = {
+        f"paced, {SESSIONS} sessions x {PACE:g} tok/s": (PACE, 150, 2, 3.0),
+        f"flat out, {SESSIONS} sessions": (0.0, 200, 2, 0.0),
+    }
+    for name, (rate, words, turns, spread) in scenarios.items():
+        rows: dict[str, list[Row]] = {"ours": [], "floor": []}
+        for number in range(rounds):
+            for kind in ("floor", "ours") if number % 2 else ("ours", "floor"):
+                print(f"… {name}: {kind}, round {number + 1} of {rounds}", file=sys.stderr)
+                rows[kind].append(measure(kind, rate, words, turns, spread))
+        ours, floor = median_rows(rows["ours"]), median_rows(rows["floor"])
+        table += [
+            (name, "CPU per token, us", ours.cpu_us, floor.cpu_us),
+            (name, "tokens/s", ours.rate, floor.rate),
+            (name, "time to first token p50, ms", ours.p50_ms, floor.p50_ms),
+            (name, "time to first token p99, ms", ours.p99_ms, floor.p99_ms),
+        ]
+    memory = {kind: statistics.median(idle_memory(kind) for _ in range(rounds)) for kind in ("ours", "floor")}
+    table.append(("idle", "memory per session, KiB", memory["ours"], memory["floor"]))
+    print(f"{'scenario':<34} {'measure':<30} {'ours':>11} {'floor':>11} {'ratio':>7}")
+    for scenario_name, what, ours_value, floor_value in table:
+        ratio = ours_value / floor_value
+        print(f"{scenario_name:<34} {what:<30} {ours_value:>11.1f} {floor_value:>11.1f} {ratio:>7.2f}")
+
+
+if __name__ == "__main__":
+    main()

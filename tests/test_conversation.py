@@ -1,0 +1,481 @@
+"""The conversation machine, example by example: what it decides, in whole effects."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, get_args
+from uuid import NAMESPACE_URL, uuid5
+
+import pytest
+
+from chat import inputs
+from chat import protocol as wire
+from chat.conversation import BUSY_RETRY_SECONDS, Conversation, IllegalInput
+from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.history import History
+from chat.inputs import (
+    Attached,
+    CancelAsked,
+    EndAsked,
+    EventsSaved,
+    FrameRefused,
+    ReplyFinished,
+    TokenCame,
+    ToolAnswered,
+    ToolsAsked,
+    TurnFailed,
+    UserSaid,
+)
+from chat.protocol import Accepted, Done, ErrorCode, ModeChosen, Ready, Saved, Token, ToolCalled, ToolResult, Usage
+from chat.routing import PROMPTS
+from infra.llm import Message, ToolCall
+from infra.records import Event, Mode, Role, Session
+from infra.settings import WhileBusy
+
+DAWN = datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
+BUSY = "A reply is being written; send this again when it is done, or stop it first."
+
+
+def a_clock() -> Callable[[], datetime]:
+    """Each time it is asked, a second later."""
+    seconds = count()
+    return lambda: DAWN + timedelta(seconds=next(seconds))
+
+
+def a_counter() -> Callable[[], str]:
+    """Ids id1, id2, ..."""
+    numbers = count(1)
+    return lambda: f"id{next(numbers)}"
+
+
+def a_conversation(
+    while_busy: WhileBusy = "queue", *, max_waiting: int = 2, mode: Mode | None = None, before: Sequence[Event] = ()
+) -> Conversation:
+    session = Session(session_id="s", user_id="u", epoch=3, start_time=DAWN, mode=mode)
+    return Conversation(
+        session, History(before, 200), while_busy=while_busy, max_waiting=max_waiting, new_id=a_counter(), now=a_clock()
+    )
+
+
+def running(while_busy: WhileBusy = "queue", *, max_waiting: int = 2) -> Conversation:
+    """A casual conversation whose first turn, id1, runs: seq 1 was `accepted`, the clock has told second 0."""
+    talk = a_conversation(while_busy, max_waiting=max_waiting, mode="casual")
+    talk.receive(UserSaid("hello", "m1"))
+    return talk
+
+
+def recorded(
+    through: int, event_id: str, turn_id: str, role: Role, content: str, second: int, **metadata: Any
+) -> Record:
+    when = DAWN + timedelta(seconds=second)
+    event = Event(
+        event_id=event_id,
+        session_id="s",
+        turn_id=turn_id,
+        role=role,
+        content=content,
+        timestamp=when,
+        metadata=metadata,
+    )
+    return Record(event, through)
+
+
+def said(through: int, turn_id: str, content: str, second: int, message_id: str) -> Record:
+    event_id = str(uuid5(NAMESPACE_URL, f"s/{message_id}"))
+    return recorded(through, event_id, turn_id, "user", content, second, message_id=message_id)
+
+
+def cancelled(through: int, event_id: str, turn_id: str, content: str, second: int) -> Record:
+    return recorded(
+        through, event_id, turn_id, "assistant", content, second, reason="cancelled", usage=NO_USAGE, interrupted=True
+    )
+
+
+def starts(effects: Sequence[Effect]) -> list[Effect]:
+    return [effect for effect in effects if isinstance(effect, StartTurn | StopTurn)]
+
+
+def test_the_first_message_chooses_the_mode_and_starts_a_turn() -> None:
+    """It is accepted, recorded and routed before its turn starts."""
+    assert a_conversation().receive(UserSaid("fetch the figures", "m1", "conn")) == (
+        Send(Accepted(1, "m1", "id1")),
+        said(1, "id1", "fetch the figures", 0, "m1"),
+        Send(ModeChosen(2, "analytical")),
+        RecordMode("analytical"),
+        StartTurn("id1"),
+    )
+
+
+def test_the_mode_stays() -> None:
+    """A session that has a mode keeps it, whatever is said."""
+    assert a_conversation(mode="casual").receive(UserSaid("fetch the figures", "m1")) == (
+        Send(Accepted(1, "m1", "id1")),
+        said(1, "id1", "fetch the figures", 0, "m1"),
+        StartTurn("id1"),
+    )
+
+
+def test_a_message_without_an_id_gets_one() -> None:
+    """The server names the message where the client does not."""
+    assert a_conversation(mode="casual").receive(UserSaid("hello")) == (
+        Send(Accepted(1, "id1", "id2")),
+        said(1, "id2", "hello", 0, "id1"),
+        StartTurn("id2"),
+    )
+
+
+def test_a_plain_answer() -> None:
+    """Tokens are told as they come, and the whole answer is recorded once, with its usage, at the end."""
+    talk = running()
+    assert talk.receive(TokenCame("id1", "Hel")) == (Send(Token(2, "id1", "Hel")),)
+    assert talk.receive(TokenCame("id1", "lo")) == (Send(Token(3, "id1", "lo")),)
+    assert talk.receive(ReplyFinished("id1", "complete", Usage(5, 2))) == (
+        Send(Done(4, "id1", "complete", Usage(5, 2))),
+        recorded(
+            4,
+            "id2",
+            "id1",
+            "assistant",
+            "Hello",
+            1,
+            reason="complete",
+            usage={"input_tokens": 5, "output_tokens": 2},
+        ),
+    )
+
+
+def test_an_answer_cut_at_the_models_limit_says_so() -> None:
+    """`done` says `length`, and the event is not marked interrupted."""
+    assert running().receive(ReplyFinished("id1", "length", Usage())) == (
+        Send(Done(2, "id1", "length", Usage())),
+        recorded(2, "id2", "id1", "assistant", "", 1, reason="length", usage=NO_USAGE),
+    )
+
+
+def test_a_round_of_tools() -> None:
+    """Text before it, each call and each result are told and recorded in order, and usage adds up."""
+    talk = running()
+    talk.receive(TokenCame("id1", "Let me see."))
+    calls = (ToolCall("c1", "look", '{"at":"a"}'), ToolCall("c2", "look", "at b"))
+    assert talk.receive(ToolsAsked("id1", calls, Usage(10, 1))) == (
+        recorded(2, "id2", "id1", "assistant", "Let me see.", 1),
+        Send(ToolCalled(3, "id1", "c1", "look", {"at": "a"})),
+        recorded(
+            3,
+            "id3",
+            "id1",
+            "tool",
+            '{"name":"look","arguments":{"at":"a"}}',
+            2,
+            kind="call",
+            call_id="c1",
+            name="look",
+            arguments={"at": "a"},
+        ),
+        Send(ToolCalled(4, "id1", "c2", "look", "at b")),
+        recorded(
+            4,
+            "id4",
+            "id1",
+            "tool",
+            '{"name":"look","arguments":"at b"}',
+            3,
+            kind="call",
+            call_id="c2",
+            name="look",
+            arguments="at b",
+        ),
+    )
+    assert talk.receive(ToolAnswered("id1", "c2", error="not like this")) == (
+        Send(ToolResult(5, "id1", "c2", "look", None, "not like this")),
+        recorded(
+            5,
+            "id5",
+            "id1",
+            "tool",
+            '{"error":"not like this"}',
+            4,
+            kind="result",
+            call_id="c2",
+            name="look",
+            ok=False,
+        ),
+    )
+    assert talk.receive(ToolAnswered("id1", "c1", [1])) == (
+        Send(ToolResult(6, "id1", "c1", "look", [1])),
+        recorded(6, "id6", "id1", "tool", "[1]", 5, kind="result", call_id="c1", name="look", ok=True),
+    )
+    assert talk.receive(ReplyFinished("id1", "complete", Usage(20, 2)))[0] == Send(
+        Done(7, "id1", "complete", Usage(30, 3))
+    )
+
+
+def test_a_failure_keeps_what_was_said() -> None:
+    """The client reads why, the turn is done, and its partial text is recorded as interrupted."""
+    talk = running()
+    talk.receive(TokenCame("id1", "Hel"))
+    assert talk.receive(TurnFailed("id1", "model_timeout", "Too slow.")) == (
+        Send(wire.Error(3, "model_timeout", "Too slow.", "id1")),
+        Send(Done(4, "id1", "error", Usage())),
+        recorded(4, "id2", "id1", "assistant", "Hel", 1, reason="error", usage=NO_USAGE, interrupted=True),
+    )
+
+
+def test_a_message_sent_again_is_answered_once() -> None:
+    """The one who repeats it learns which turn answers it, and nothing else happens, then and later."""
+    talk = running()
+    assert talk.receive(UserSaid("hello", "m1", "conn")) == (Reply("conn", Accepted(2, "m1", "id1")),)
+    talk.receive(ReplyFinished("id1", "complete", Usage()))
+    assert talk.receive(UserSaid("hello", "m1", "conn")) == (Reply("conn", Accepted(4, "m1", "id1")),)
+
+
+def test_a_message_sent_again_after_reopening_is_answered_once() -> None:
+    """What was asked in an earlier epoch is known by its message id."""
+    before = [said(1, "old", "hello", 0, "m1").event]
+    assert a_conversation(before=before).receive(UserSaid("hello", "m1", "conn")) == (
+        Reply("conn", Accepted(1, "m1", "old")),
+    )
+
+
+def test_a_message_sent_again_after_a_crash_has_the_same_event_id() -> None:
+    """The store, which knows events by their id, keeps it once even where the history does not know it."""
+
+    def event_ids() -> list[str]:
+        effects = a_conversation().receive(UserSaid("hello", "m1"))
+        return [effect.event.event_id for effect in effects if isinstance(effect, Record)]
+
+    assert event_ids() == event_ids() != []
+
+
+def test_queue_answers_one_after_another() -> None:
+    """A message sent meanwhile is accepted and recorded at once, and its turn starts when the first is done."""
+    talk = running("queue")
+    assert talk.receive(UserSaid("and?", "m2")) == (Send(Accepted(2, "m2", "id2")), said(2, "id2", "and?", 1, "m2"))
+    assert talk.receive(UserSaid("or?", "m3")) == (Send(Accepted(3, "m3", "id3")), said(3, "id3", "or?", 2, "m3"))
+    assert starts(talk.receive(ReplyFinished("id1", "complete", Usage()))) == [StartTurn("id2")]
+    assert starts(talk.receive(TurnFailed("id2", "internal", "Sorry."))) == [StartTurn("id3")]
+    assert starts(talk.receive(ReplyFinished("id3", "complete", Usage()))) == []
+
+
+@pytest.mark.parametrize("while_busy", ["queue", "merge"])
+def test_a_full_queue_refuses(while_busy: WhileBusy) -> None:
+    """Past the bound the sender, and nobody else, is told to come back."""
+    talk = running(while_busy, max_waiting=1)
+    talk.receive(UserSaid("and?", "m2"))
+    busy = wire.Error(3, ErrorCode.BUSY, BUSY, None, "m3", BUSY_RETRY_SECONDS)
+    assert talk.receive(UserSaid("or?", "m3", "conn")) == (Reply("conn", busy),)
+
+
+def test_a_refused_message_may_be_sent_again() -> None:
+    """A message that was refused as busy is not known afterwards: the second attempt starts its turn."""
+    talk = running("reject")
+    busy = wire.Error(2, ErrorCode.BUSY, BUSY, None, "m2", BUSY_RETRY_SECONDS)
+    assert talk.receive(UserSaid("and?", "m2", "conn")) == (Reply("conn", busy),)
+    talk.receive(ReplyFinished("id1", "complete", Usage()))
+    assert starts(talk.receive(UserSaid("and?", "m2", "conn"))) == [StartTurn("id3")]
+
+
+def test_interrupt_stops_the_turn_for_the_new_message() -> None:
+    """The running turn is stopped and recorded as far as it came, then the new one starts."""
+    talk = running("interrupt")
+    talk.receive(TokenCame("id1", "Hel"))
+    assert talk.receive(UserSaid("wait", "m2")) == (
+        Send(Accepted(3, "m2", "id2")),
+        said(3, "id2", "wait", 1, "m2"),
+        StopTurn("id1"),
+        Send(Done(4, "id1", "cancelled", Usage())),
+        cancelled(4, "id3", "id1", "Hel", 2),
+        StartTurn("id2"),
+    )
+
+
+def test_merge_answers_what_waits_together() -> None:
+    """Messages sent meanwhile share one turn, which hears all of them."""
+    talk = running("merge")
+    talk.receive(UserSaid("and?", "m2"))
+    assert talk.receive(UserSaid("or?", "m3")) == (Send(Accepted(3, "m3", "id2")), said(3, "id2", "or?", 2, "m3"))
+    assert starts(talk.receive(ReplyFinished("id1", "complete", Usage()))) == [StartTurn("id2")]
+    assert [message.content for message in talk.messages()[1:]] == ["hello", "and?", "or?"]
+    assert starts(talk.receive(ReplyFinished("id2", "complete", Usage()))) == []
+
+
+def test_cancel_in_the_middle_of_a_tool_leaves_a_whole_history() -> None:
+    """The open call is answered for, the partial reply is kept, and the next turn starts."""
+    talk = running()
+    talk.receive(ToolsAsked("id1", (ToolCall("c1", "look", "{}"),), Usage(1, 1)))
+    talk.receive(UserSaid("and?", "m2"))
+    stopped = "stopped before it answered"
+    result = {"kind": "result", "call_id": "c1", "name": "look", "ok": False}
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    last = {"reason": "cancelled", "usage": usage, "interrupted": True}
+    assert talk.receive(CancelAsked()) == (
+        StopTurn("id1"),
+        Send(ToolResult(4, "id1", "c1", "look", None, stopped)),
+        recorded(4, "id4", "id1", "tool", f'{{"error":"{stopped}"}}', 3, **result),
+        Send(Done(5, "id1", "cancelled", Usage(1, 1))),
+        recorded(5, "id5", "id1", "assistant", "", 4, **last),
+        StartTurn("id3"),
+    )
+
+
+def test_cancel_before_the_first_word() -> None:
+    """A stop that comes before the answer began still stops it."""
+    assert running().receive(CancelAsked("id1")) == (
+        StopTurn("id1"),
+        Send(Done(2, "id1", "cancelled", Usage())),
+        cancelled(2, "id2", "id1", "", 1),
+    )
+
+
+@pytest.mark.parametrize("while_busy", ["queue", "merge"])
+def test_cancel_of_a_waiting_turn(while_busy: WhileBusy) -> None:
+    """It is done without having run, and the running one goes on."""
+    talk = running(while_busy)
+    talk.receive(UserSaid("and?", "m2"))
+    assert talk.receive(CancelAsked("id2")) == (Send(Done(3, "id2", "cancelled", Usage())),)
+    assert starts(talk.receive(ReplyFinished("id1", "complete", Usage()))) == []
+
+
+@pytest.mark.parametrize("turn_id", [None, "id1", "never"])
+def test_cancel_of_nothing(turn_id: str | None) -> None:
+    """A stop that finds no such turn changes nothing."""
+    talk = running()
+    assert talk.receive(CancelAsked("never")) == ()
+    talk.receive(ReplyFinished("id1", "complete", Usage()))
+    assert talk.receive(CancelAsked(turn_id)) == ()
+
+
+def test_what_a_stopped_turn_still_says_changes_nothing() -> None:
+    """Inputs of a turn that is over are passed over, even those that would be illegal of a running one."""
+    talk = running()
+    talk.receive(CancelAsked())
+    for late in (
+        TokenCame("id1", "late"),
+        ToolsAsked("id1", (ToolCall("c1", "look", "{}"),), Usage()),
+        ToolAnswered("id1", "c1", 1),
+        ReplyFinished("id1", "complete", Usage()),
+        TurnFailed("id1", "internal", "Sorry."),
+    ):
+        assert talk.receive(late) == ()
+
+
+def test_a_connection_that_joins_an_idle_session() -> None:
+    """It gets `ready` with where the stream is and what came before, and nobody else hears of it."""
+    talk = a_conversation()
+    first = Ready(0, "s", 3, False, None, [])
+    assert talk.receive(Attached("conn")) == (Reply("conn", first),)
+    events = [effect.event for effect in talk.receive(UserSaid("hello", "m1")) if isinstance(effect, Record)]
+    talk.receive(CancelAsked())
+    (reply,) = talk.receive(Attached("conn"))
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.frame, Ready)
+    assert (reply.frame.seq, reply.frame.mode, reply.frame.active_turn_id) == (3, "casual", None)
+    assert reply.frame.history[: len(events)] == events
+    assert len(reply.frame.history) == 2
+
+
+def test_a_connection_that_joins_in_the_middle_of_an_answer() -> None:
+    """It gets what was said so far as one token, which its `ready` precedes by one."""
+    talk = running()
+    talk.receive(TokenCame("id1", "Hel"))
+    talk.receive(TokenCame("id1", "lo"))
+    question = said(1, "id1", "hello", 0, "m1").event
+    assert talk.receive(Attached("conn")) == (
+        Reply("conn", Ready(2, "s", 3, False, "casual", [question], "id1")),
+        Reply("conn", Token(3, "id1", "Hello")),
+    )
+    assert talk.receive(TokenCame("id1", "!")) == (Send(Token(4, "id1", "!")),)
+
+
+def test_a_connection_that_joins_before_the_first_word() -> None:
+    """It learns that a turn runs even though nothing of it can be shown."""
+    question = said(1, "id1", "hello", 0, "m1").event
+    ready = Ready(1, "s", 3, False, "casual", [question], "id1")
+    assert running().receive(Attached("conn")) == (Reply("conn", ready),)
+
+
+def test_a_refused_frame_is_told_to_its_sender() -> None:
+    """The others do not hear of it."""
+    refused = FrameRefused("conn", ErrorCode.BAD_JSON, "No.", "m9", 1.5)
+    error = wire.Error(1, ErrorCode.BAD_JSON, "No.", None, "m9", 1.5)
+    assert a_conversation().receive(refused) == (Reply("conn", error),)
+
+
+def test_saved_is_told_to_everybody() -> None:
+    """What the store acknowledged is passed on."""
+    assert running().receive(EventsSaved(1)) == (Send(Saved(2, 1)),)
+
+
+def test_the_end_stops_everything() -> None:
+    """The running turn is kept as far as it came, and what waited is done without having run."""
+    talk = running()
+    talk.receive(TokenCame("id1", "Hel"))
+    talk.receive(UserSaid("and?", "m2"))
+    assert talk.receive(EndAsked()) == (
+        StopTurn("id1"),
+        Send(Done(4, "id1", "cancelled", Usage())),
+        cancelled(4, "id3", "id1", "Hel", 2),
+        Send(Done(5, "id2", "cancelled", Usage())),
+    )
+
+
+@pytest.mark.parametrize("late", [UserSaid("hi", "m2"), UserSaid("hello", "m1"), CancelAsked(), EndAsked()])
+def test_after_the_end_nothing_starts(late: inputs.Input) -> None:
+    """An ended conversation takes no more."""
+    talk = running()
+    talk.receive(EndAsked())
+    assert talk.receive(late) == ()
+
+
+@pytest.mark.parametrize(
+    "illegal",
+    [
+        ToolAnswered("id1", "c2", 1),
+        ToolsAsked("id1", (ToolCall("c3", "look", "{}"),), Usage(1, 1)),
+        ReplyFinished("id1", "complete", Usage(1, 1)),
+    ],
+)
+def test_what_cannot_have_happened_changes_nothing(illegal: inputs.Input) -> None:
+    """An illegal input raises, and what follows is as if it had not been."""
+    talk, other = running(), running()
+    for each in (talk, other):
+        each.receive(ToolsAsked("id1", (ToolCall("c1", "look", "{}"),), Usage(1, 1)))
+    with pytest.raises(IllegalInput):
+        talk.receive(illegal)
+    for following in (
+        Attached(None),
+        ToolAnswered("id1", "c1", 1),
+        ReplyFinished("id1", "complete", Usage(1, 1)),
+        Attached(None),
+    ):
+        assert talk.receive(following) == other.receive(following)
+
+
+def test_the_model_is_told_how_to_speak_and_what_was_said() -> None:
+    """The prompt of the mode comes first, then the history without the turns that wait."""
+    talk = running()
+    talk.receive(UserSaid("and?", "m2"))
+    assert talk.messages() == [Message("system", PROMPTS["casual"]), Message("user", "hello")]
+    talk.receive(TokenCame("id1", "Hi."))
+    talk.receive(ReplyFinished("id1", "complete", Usage()))
+    assert talk.messages()[1:] == [Message("user", "hello"), Message("assistant", "Hi."), Message("user", "and?")]
+
+
+@pytest.mark.parametrize("written", ["", "look at b", '["b"]', "null", '{"a": 1e999}'])
+def test_arguments_that_are_no_object_are_shown_as_written(written: str) -> None:
+    """The client sees what the model wrote, whatever it was."""
+    effects = running().receive(ToolsAsked("id1", (ToolCall("c1", "look", written),), Usage()))
+    assert effects[0] == Send(ToolCalled(2, "id1", "c1", "look", written))
+
+
+def test_arguments_nested_beyond_reason_are_kept_as_text() -> None:
+    """What JSON readers refuse to follow is shown as the model wrote it."""
+    deep = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
+    effects = running().receive(ToolsAsked("id1", (ToolCall("c1", "look", deep),), Usage()))
+    assert effects[0] == Send(ToolCalled(2, "id1", "c1", "look", deep))
+
+
+def test_every_input_is_known() -> None:
+    """The table of what may happen and the type that lists it agree."""
+    assert set(get_args(inputs.Input)) == set(Conversation._ON)

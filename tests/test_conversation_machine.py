@@ -1,0 +1,350 @@
+"""The conversation machine under any sequence of inputs: what must hold after every step."""
+
+import json
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from chat.conversation import Conversation, IllegalInput
+from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.history import History
+from chat.inputs import (
+    Attached,
+    CancelAsked,
+    EndAsked,
+    EventsSaved,
+    FrameRefused,
+    Input,
+    ReplyFinished,
+    TokenCame,
+    ToolAnswered,
+    ToolsAsked,
+    TurnFailed,
+    UserSaid,
+)
+from chat.protocol import Accepted, Done, Error, ErrorCode, Ready, Saved, Token, ToolCalled, ToolResult, Usage, encode
+from infra.llm import ToolCall
+from infra.records import Event, Session
+from infra.settings import WhileBusy
+from tests.hypothesis_profile import lenient
+from tests.test_conversation import DAWN, a_clock, a_counter
+from tests.test_history import assert_fit_for_a_model, recordings
+
+TURN_FRAMES = (Token, ToolCalled, ToolResult, Done, Error)
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3), st.lists, max_leaves=4)
+ARGUMENTS = st.sampled_from(["{}", '{"a": 1}', "", "{nonsense", "[1]", '"\\ud800"', "null", "1e999"])
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
+USAGES = st.builds(Usage, st.integers(0, 3), st.integers(0, 3))
+
+
+class Conversing(RuleBasedStateMachine):
+    """Users, a turn and a store that do whatever they please; `perform` holds the effects against what is known.
+
+    The machine knows of a turn only what effects have told: that it was accepted, started, stopped, done.
+    """
+
+    @initialize(
+        while_busy=st.sampled_from(["queue", "interrupt", "reject", "merge"]),
+        max_waiting=st.integers(1, 3),
+        limit=st.integers(2, 30),
+        before=st.just([]) | recordings(),
+    )
+    def open(self, while_busy: WhileBusy, max_waiting: int, limit: int, before: list[Event]) -> None:
+        """Open a session, new or with a past."""
+        self.max_waiting = max_waiting
+        self.while_busy = while_busy
+        self.limit = limit
+        self.talk = Conversation(
+            Session(session_id="s", user_id="u", epoch=1, start_time=DAWN),
+            History(before, limit),
+            while_busy=while_busy,
+            max_waiting=max_waiting,
+            new_id=a_counter(),
+            now=a_clock(),
+        )
+        self.stored = list(before)
+        self.seq = 0
+        self.through = 0
+        self.turn_of: dict[str, str] = History(before, limit).message_turns()
+        self.waiting: list[str] = []
+        self.running: str | None = None
+        self.stopped: str | None = None
+        self.started: set[str] = set()
+        self.done: dict[str, str] = {}
+        self.open_calls: list[str] = []
+        self.shown = ""
+        self.usage = Usage()
+        self.ended = False
+
+    # What must hold of every effect
+
+    def receive(self, happened: Input) -> tuple[Effect, ...]:
+        """Let it happen, and check each effect in its order."""
+        running, effects = self.running, self.talk.receive(happened)
+        for effect in effects:
+            match effect:
+                case Send(frame):
+                    self.told(frame)
+                case Reply(_, frame):
+                    self.replied(frame)
+                case Record(event, through):
+                    self.recorded(event, through)
+                case StartTurn(turn_id):
+                    assert self.running is None, "two turns at once"
+                    assert turn_id in self.waiting, "started without being accepted, or for a second time"
+                    self.waiting = [waiting for waiting in self.waiting if waiting != turn_id]
+                    self.started.add(turn_id)
+                    self.running = turn_id
+                case StopTurn(turn_id):
+                    assert turn_id == self.running
+                    self.stopped = turn_id
+                case RecordMode():
+                    pass
+        assert self.stopped is None, "a stopped turn was not brought to its end"
+        told_to_stop = StopTurn(running) in effects if running else False
+        assert told_to_stop == (running in self.done and not isinstance(happened, ReplyFinished | TurnFailed))
+        return effects
+
+    def told(self, frame: Any) -> None:
+        """A frame of the stream went out to everybody."""
+        encode(frame)
+        assert frame.seq > self.seq
+        self.seq = frame.seq
+        if isinstance(frame, TURN_FRAMES) and frame.turn_id:
+            assert frame.turn_id not in self.done, "a frame of a turn after its done"
+        match frame:
+            case Accepted(_, message_id, turn_id):
+                assert self.turn_of.setdefault(message_id, turn_id) == turn_id
+                self.waiting.append(turn_id)
+            case Token(_, turn_id, content):
+                assert turn_id == self.running
+                self.shown += content
+            case ToolCalled(_, turn_id, call_id):
+                assert turn_id == self.running
+                self.open_calls.append(call_id)
+            case ToolResult(_, turn_id, call_id):
+                assert turn_id == self.running
+                self.open_calls.remove(call_id)
+            case Saved(_, through):
+                assert through <= self.seq
+            case Done():
+                self.finished(frame)
+
+    def finished(self, frame: Done) -> None:
+        """A turn was declared over: the one that runs, or one that waits and now never will."""
+        assert not (self.open_calls and frame.turn_id == self.running), "done before its calls were closed"
+        assert frame.turn_id == self.running or frame.turn_id in self.waiting, "done without being accepted"
+        self.done[frame.turn_id] = frame.reason
+        if frame.turn_id == self.running:
+            assert frame.usage == self.usage
+            self.usage = Usage()
+            self.running = self.stopped = None
+        else:
+            assert frame.reason == "cancelled"
+            self.waiting = [waiting for waiting in self.waiting if waiting != frame.turn_id]
+
+    def replied(self, frame: Any) -> None:
+        """A frame went out to one connection."""
+        encode(frame)
+        if isinstance(frame, Ready):
+            assert frame.seq in (self.seq, self.seq - 1)
+            assert frame.active_turn_id == self.running
+        elif isinstance(frame, Token):  # what a newcomer missed, at the stream's position
+            assert (frame.seq, frame.turn_id) == (self.seq, self.running)
+            assert frame.content == self.shown
+        else:
+            assert frame.seq > self.seq
+            self.seq = frame.seq
+
+    def recorded(self, event: Event, through: int) -> None:
+        """An event went to the store."""
+        assert self.through <= through <= self.seq
+        self.through = through
+        self.stored.append(event)
+        if event.role == "assistant":
+            assert event.content == self.shown, "recorded is not what was shown"
+            self.shown = ""
+
+    # What users do
+
+    @rule(content=WORDS, conn=st.sampled_from("ab"))
+    def say_more(self, content: str, conn: str) -> None:
+        """A new message."""
+        self.say(content, conn, None)
+
+    @rule(content=WORDS, conn=st.sampled_from("ab"), message_id=st.none() | st.sampled_from("mnopq"))
+    def say(self, content: str, conn: str, message_id: str | None) -> None:
+        """A message, new or sent again."""
+        before, known = self.running, self.turn_of.get(message_id or "")
+        effects = self.receive(UserSaid(content, message_id, conn))
+        if self.ended:
+            assert effects == ()
+        elif known:
+            assert effects == (Reply(conn, Accepted(self.seq, str(message_id), known)),)
+        elif isinstance(effects[0], Reply):
+            assert isinstance(effects[0].frame, Error)
+            assert effects[0].frame.code == ErrorCode.BUSY
+            assert before, "refused although nothing runs"
+            assert self.while_busy == "reject" or len(self.waiting) == self.max_waiting
+            assert len(effects) == 1
+        elif before is None or self.while_busy == "interrupt":
+            assert isinstance(effects[-1], StartTurn)
+
+    @rule(conn=st.sampled_from("ab"), nonsense=st.booleans())
+    def attach(self, conn: str, nonsense: bool) -> None:
+        """A connection joins, and perhaps sends what is no frame."""
+        effects = self.receive(Attached(conn))
+        ready = effects[0]
+        assert isinstance(ready, Reply)
+        assert isinstance(ready.frame, Ready)
+        assert ready.frame.history == self.stored[-self.limit :]
+        assert len(effects) == (2 if self.shown and self.running else 1)
+        if nonsense:
+            refused = Error(self.seq + 1, ErrorCode.BAD_JSON, "No.", None, "m", 1.5)
+            asked = FrameRefused(conn, ErrorCode.BAD_JSON, "No.", "m", 1.5)
+            assert self.receive(asked) == (Reply(conn, refused),)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        """Somebody presses stop, for a turn in any state, or for none that was ever heard of."""
+        known = [*self.waiting, *self.done, *([self.running] if self.running else []), "never"]
+        turn_id = data.draw(st.none() | st.sampled_from(known))
+        hit = self.running if turn_id is None else turn_id
+        alive = hit is not None and (hit == self.running or hit in self.waiting)
+        effects = self.receive(CancelAsked(turn_id))
+        assert bool(effects) == alive
+        assert not alive or self.done[str(hit)] == "cancelled"
+
+    # What the running turn does
+
+    @precondition(lambda self: self.running and not self.open_calls)
+    @rule(text=WORDS)
+    def speak(self, text: str) -> None:
+        """A token."""
+        self.receive(TokenCame(str(self.running), text))
+
+    @precondition(lambda self: self.running and not self.open_calls)
+    @rule(arguments=st.lists(ARGUMENTS, min_size=1, max_size=3), usage=USAGES)
+    def ask_tools(self, arguments: list[str], usage: Usage) -> None:
+        """Tools, under call ids that other turns have, too."""
+        used = sum(e.turn_id == self.running and e.metadata.get("kind") == "call" for e in self.stored)
+        calls = [ToolCall(f"c{used + n}", "look", text) for n, text in enumerate(arguments)]
+        self.add(usage)
+        self.receive(ToolsAsked(str(self.running), tuple(calls), usage))
+        assert self.open_calls == [call.call_id for call in calls]
+
+    @precondition(lambda self: self.open_calls)
+    @rule(data=st.data(), result=JSON, error=st.none() | WORDS)
+    def answer(self, data: st.DataObject, result: Any, error: str | None) -> None:
+        """A tool's result or failure."""
+        call_id = data.draw(st.sampled_from(self.open_calls))
+        self.receive(ToolAnswered(str(self.running), call_id, None if error else result, error))
+        assert call_id not in self.open_calls
+        said = json.loads(self.stored[-1].content)
+        assert said == ({"error": error} if error else result)
+
+    @precondition(lambda self: self.running and not self.open_calls)
+    @rule(usage=USAGES, reason=st.sampled_from(["complete", "length"]))
+    def finish(self, usage: Usage, reason: Any) -> None:
+        """An answer."""
+        turn_id = str(self.running)
+        self.add(usage)
+        self.receive(ReplyFinished(turn_id, reason, usage))
+        assert self.done[turn_id] == reason
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def fail(self) -> None:
+        """A failure, in the middle of tools or not."""
+        turn_id = str(self.running)
+        self.receive(TurnFailed(turn_id, "internal", "Sorry."))
+        assert self.done[turn_id] == "error"
+
+    def add(self, usage: Usage) -> None:
+        """Count the round's tokens."""
+        self.usage = Usage(self.usage.input_tokens + usage.input_tokens, self.usage.output_tokens + usage.output_tokens)
+
+    def any_turn_input(self, data: st.DataObject, turn_id: str, call_id: str) -> Input:
+        """One of what a turn may say."""
+        late: list[Input] = [
+            TokenCame(turn_id, "late"),
+            ToolsAsked(turn_id, (ToolCall("c99", "look", "{}"),), Usage(9, 9)),
+            ToolAnswered(turn_id, call_id, 1),
+            ReplyFinished(turn_id, "complete", Usage(9, 9)),
+            TurnFailed(turn_id, "internal", "Late."),
+        ]
+        return data.draw(st.sampled_from(late))
+
+    # What cannot have happened, or no longer counts
+
+    @rule(data=st.data())
+    def be_late(self, data: st.DataObject) -> None:
+        """A turn that is over, waits, or never was, still says something."""
+        turn_id = data.draw(st.sampled_from([*self.done, *self.waiting, "never"]))
+        call_id = data.draw(st.sampled_from([*self.open_calls, "c0"]))
+        assert self.receive(self.any_turn_input(data, turn_id, call_id)) == ()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def be_illegal(self, data: st.DataObject) -> None:
+        """The running turn says what it cannot say."""
+        illegal = self.any_turn_input(data, str(self.running), "c98")
+        if isinstance(illegal, TurnFailed | TokenCame) or not (self.open_calls or isinstance(illegal, ToolAnswered)):
+            return
+        before = self.talk.receive(Attached(None)), self.talk.messages()
+        try:
+            self.talk.receive(illegal)
+        except IllegalInput:
+            assert (self.talk.receive(Attached(None)), self.talk.messages()) == before
+        else:
+            raise AssertionError("an illegal input was taken")
+
+    # The store, and the end
+
+    @rule(data=st.data())
+    def save(self, data: st.DataObject) -> None:
+        """The store acknowledges some of what was recorded."""
+        through = data.draw(st.integers(0, self.through))
+        assert self.receive(EventsSaved(through)) == (Send(Saved(self.seq, through)),)
+
+    @rule(really=st.sampled_from(range(20)))
+    def end(self, really: int) -> None:
+        """Nobody is there any more."""
+        if really == 19:
+            self.receive(EndAsked())
+            self.ended = True
+            assert self.running is None
+            assert self.waiting == []
+
+    def teardown(self) -> None:
+        """Every turn that was accepted comes to exactly one end."""
+        if hasattr(self, "talk"):
+            self.receive(EndAsked())
+            assert self.running is None
+            assert self.waiting == []
+            assert self.started <= set(self.done)
+
+    # What must hold at rest
+
+    @invariant()
+    def a_model_accepts_the_history(self) -> None:
+        """Whatever happened."""
+        assert_fit_for_a_model(self.talk.messages())
+
+    @invariant()
+    def what_is_stored_is_what_is_known(self) -> None:
+        """A history read back from the store tells a model the same."""
+        read_back = History(self.stored, self.limit)
+        assert read_back.messages(without=self.waiting) == self.talk.messages()[1:]
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        """A turn waits only while another runs."""
+        assert self.running or not self.waiting
+        assert self.while_busy in ("queue", "merge") or not self.waiting
+
+
+TestConversing = Conversing.TestCase
+TestConversing.settings = settings(lenient, max_examples=250)

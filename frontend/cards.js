@@ -49,9 +49,8 @@ const Cards = (() => {
         text.hidden = !item.text;
         node.dataset.status = item.status;
         node.setAttribute("aria-busy", String(item.status === "streaming"));
-        const words_ = endingText(item);
-        ending.hidden = !words_;
-        setText(ending, words_);
+        setText(ending, endingText(item));
+        ending.hidden = !ending.textContent;
       }
       return { node, update, append: (whole) => words.appendData(whole.slice(words.length)) };
     },
@@ -98,7 +97,8 @@ const Cards = (() => {
     const { text, remedy } = Protocol.errorMeaning(error);
     const button = (action, label) => el("button", { type: "button", className: "link", "data-action": action, "data-id": messageId }, label);
     const again = remedy === "again" ? [button("again", "Send again")] : [];
-    return [el("span", { className: "why" }, text), ...again, button("edit", "Edit")];
+    const remedies = el("span", { className: "remedies" }, ...again, button("edit", "Edit"));
+    return [el("span", {}, text), remedies];
   }
 
   function endingText({ status, text }) {

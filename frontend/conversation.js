@@ -183,8 +183,11 @@ const Conversation = (() => {
   }
 
   function withResult(items, turnId, { call_id: callId, name, result = null }, error) {
-    const called = items.map((item) => (item.key === `c:${turnId}/${callId}` ? { ...item, status: "answered" } : item));
-    return place(called, { kind: "tool_result", key: `r:${turnId}/${callId}`, turnId, callId, name, result, error });
+    const shown = { kind: "tool_result", key: `r:${turnId}/${callId}`, turnId, callId, name, result, error };
+    const called = items.findIndex((item) => item.key === `c:${turnId}/${callId}`);
+    if (called === -1) return place(items, shown); // the call is older than the history
+    // Tools run side by side and answer in any order; each result belongs under its call.
+    return [...items.slice(0, called), { ...items[called], status: "answered" }, shown, ...items.slice(called + 1)];
   }
 
   /* Turns stay together: while one is answered, the messages that wait are already below it. */

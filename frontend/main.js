@@ -57,8 +57,9 @@
     } else if (leaving) {
       left(code, text);
     } else if (code) {
-      const why = refusal || (next === "connecting" ? `The server at ${server} cannot be reached.` : text);
-      View.banner(`${why} Trying again…`, "waiting");
+      const unreachable = next === "connecting" && code === 1006;
+      View.banner(`${refusal || (unreachable ? `The server at ${server} cannot be reached.` : text)} Trying again…`, "waiting");
+      refusal = "";
     }
   }
 
@@ -85,8 +86,13 @@
       return;
     }
     dispatch(frame);
-    if (frame.type === "ready") for (const item of Conversation.unsent(state)) send(item);
+    if (frame.type === "ready") ready(frame);
     if (frame.type === "done") announce(frame);
+  }
+
+  function ready({ protocol }) {
+    for (const item of Conversation.unsent(state)) send(item);
+    if (protocol > Protocol.VERSION) View.banner("This page is older than the server. Reload it to get the new one.", "waiting");
   }
 
   /* Once, when it is whole: a screen reader that reads a stream as it comes is a torrent of fragments. */
@@ -116,7 +122,7 @@
   function remedy(action, messageId) {
     const item = state.items.find((each) => each.messageId === messageId);
     if (action === "edit") {
-      $("message").value = item.text;
+      $("message").value = [item.text, $("message").value].filter(Boolean).join("\n"); // what was begun since stays
       dispatch({ type: "local_withdrawn", message_id: messageId });
       fit();
       $("message").focus();

@@ -5,6 +5,7 @@ handler string of `serverless.yml`.
 """
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from types import FrameType
@@ -59,13 +61,14 @@ def run(settings: Settings, stopping: threading.Event) -> int:
     from moto.server import ThreadedMotoServer  # slow to import: after the settings are known to be right
 
     os.environ |= MOTO_ENVIRONMENT
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request, every second
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     endpoint = "http://{}:{}".format(*moto.get_host_and_port())
     settings = settings.model_copy(update={"aws_endpoint_url": endpoint})
     queue_url = create_queues(settings)
-    source = EventSource(sqs_client(settings), queue_url, load_handler("summary"))
     container = start_container(endpoint, queue_url)
+    source = EventSource(sqs_client(settings), queue_url, load_handler("summary"))  # while the container starts
     try:
         if wait_until_healthy(settings, container, stopping):
             source.start()
@@ -88,7 +91,9 @@ def create_queues(settings: Settings) -> str:
     cloudformation.create_stack(StackName=STACK, TemplateBody=(ROOT / "infra/aws/queues.yml").read_text())
     (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-    return str(outputs["SessionEndedQueueUrl"])
+    # The emulator names its queues as AWS does; what it answers at is the endpoint.
+    path = urllib.parse.urlsplit(outputs["SessionEndedQueueUrl"]).path
+    return f"{settings.aws_endpoint_url}{path}"
 
 
 def load_handler(function: str) -> Handler:

@@ -1,7 +1,7 @@
 """A model that says what a test tells it to: a real `Model`, driven by a script."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from infra.llm import Finished, Message, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
@@ -49,3 +49,18 @@ class ScriptedModel:
 
     async def close(self) -> None:
         """See `Model.close`."""
+
+
+class RepliesTo(ScriptedModel):
+    """Plays the script for the user's last message, however often it is asked; `default` for all others."""
+
+    def __init__(self, scripts: Mapping[str, Sequence[Step]], default: Sequence[Step] = ("hi",)) -> None:
+        super().__init__()
+        self._by_message = scripts
+        self._default = default
+
+    def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AsyncGenerator[Chunk, None]:
+        """See `Model.stream`."""
+        last = [message.content for message in messages if message.role == "user"][-1]
+        self.enqueue(*self._by_message.get(last, self._default))
+        return super().stream(messages, tools)

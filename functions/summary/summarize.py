@@ -61,9 +61,7 @@ class Summarizer:
         # Clocks differ: a session does not end before its last event.
         ended_at = max([ended.ended_at, *(event.timestamp for event in events[-1:])])
         # The user may come back while we write, or the same message be handled twice at once: the store decides.
-        written = await self._store.finish_session(
-            session.session_id, ended.epoch, ended_at=ended_at, summary=summary
-        )
+        written = await self._store.finish_session(session.session_id, ended.epoch, ended_at=ended_at, summary=summary)
         return Outcome.WRITTEN if written else Outcome.REPEATED
 
     async def _all_events(self, session_id: str) -> list[Event]:

@@ -90,7 +90,7 @@ class Sessions:
         if explicit:
             self._end(session, "closed")
         else:
-            self._linger(session)
+            self._linger(session, self._settings.linger_seconds)
 
     async def close(self) -> None:
         """End every session, and wait until their turns have stopped and their ends are announced."""
@@ -144,15 +144,13 @@ class Sessions:
         context = ToolContext(session_id, user_id, self._store, self._journal.settled)
         session = Session(conversation, context, self._journal, self._kit)
         self._live[session_id] = session
-        self._linger(session)  # until the socket that asked is attached; it may be gone already
+        self._linger(session, OPEN_SECONDS)  # for the socket that asked: it is attached in a moment, or gone already
         log.info("session opened", session_id=session_id, epoch=row.epoch)
         return session
 
-    def _linger(self, session: Session) -> None:
-        loop = asyncio.get_running_loop()
-        self._lingering[session.session_id] = loop.call_later(
-            self._settings.linger_seconds, self._end, session, "dropped"
-        )
+    def _linger(self, session: Session, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._end, session, "dropped")
+        self._lingering[session.session_id] = timer
 
     def _end(self, session: Session, reason: EndReason) -> None:
         if timer := self._lingering.pop(session.session_id, None):

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, Page, Response, WebSocket, WebSocketRoute, expect
+from playwright.async_api import Browser, Locator, Page, WebSocket, WebSocketRoute, expect
 
 from chat.api import FRONTEND
 from chat.protocol import CloseCode, ErrorCode
 from infra.llm import ModelError, ToolCall
 from infra.records import utc_now
 from infra.store.sqlite import SqliteStore
+from tests.client import ChatClient
 from tests.conftest import Serve
 from tests.scripted import ScriptedModel
 from tests.system.browser import Relay, open_browser
@@ -162,11 +163,11 @@ async def test_long_result_is_clipped_until_asked_for(serve: Serve, open_page: O
         await say(page, "go")
         await expect(replies(page)).to_have_text("There.")
         result = page.locator(".card.result pre")
-        clipped = (await result.bounding_box() or {})["height"]
+        clipped = await _height(result)
         await page.get_by_role("button", name="Show all 19 lines").click()
-        assert (await result.bounding_box() or {})["height"] > clipped
+        assert await _height(result) > clipped
         await page.get_by_role("button", name="Show less").click()
-        assert (await result.bounding_box() or {})["height"] == clipped
+        assert await _height(result) == clipped
 
 
 async def test_suggestion_connects_and_is_sent(serve: Serve, open_page: OpenPage) -> None:
@@ -209,6 +210,20 @@ async def test_message_that_waits_is_answered_below(serve: Serve, open_page: Ope
         held.set()
         await expect(replies(page)).to_have_text(["first reply", "second reply"])
         await expect(page.locator("#log .text")).to_have_text(["one", "first reply", "two", "second reply"])
+
+
+async def test_two_windows_share_a_session(serve: Serve, open_page: OpenPage) -> None:
+    """What is said elsewhere in the session is answered here too; its words come with the next history."""
+    async with serve() as server:
+        page = await open_page(server.http)
+        await page.get_by_role("button", name="Connect").click()
+        await shows_status(page, "Connected")
+        async with await ChatClient.connect(server.url, await session_id(page)) as elsewhere:
+            await elsewhere.say("hello from afar")
+            await expect(replies(page)).to_contain_text("hello from afar")
+            await expect(said(page)).to_contain_text("Sent from another window")
+            await page.reload()
+            await expect(said(page)).to_contain_text("hello from afar")
 
 
 async def test_text_is_never_markup(serve: Serve, open_page: OpenPage) -> None:
@@ -306,7 +321,7 @@ async def test_every_code_has_words(open_page: OpenPage) -> None:
     """The page's tables name the server's close and error codes, all of them and no others."""
     page = await open_page(FROM_DISK)
     closes = await page.evaluate("Object.entries(Protocol.CLOSE_CODES).map(([code, it]) => [+code, it.reconnect])")
-    assert {code: reconnect for code, reconnect in closes} == {each.code: each.reconnect for each in CloseCode}
+    assert dict(closes) == {each.code: each.reconnect for each in CloseCode}
     assert set(await page.evaluate("Object.keys(Protocol.ERRORS)")) == {each.value for each in ErrorCode}
 
 
@@ -359,9 +374,11 @@ async def test_message_not_accepted_is_sent_again_once(serve: Serve, open_page: 
         await say(page, "hi")
         await expect(said(page)).to_contain_text("Saved")
         relay.deaf = True
-        await say(page, "receipt lost")
+        async with await ChatClient.connect(server.url, await session_id(page)) as witness:
+            await witness.until("ready")
+            await say(page, "receipt lost")
+            await witness.until("accepted")
         await expect(said(page).last).to_contain_text("Sending…")
-        await _until(lambda: len(model.calls) == 2)
         await relay.cut()
         await shows_status(page, "Reconnecting…")
         await say(page, "never left")
@@ -382,7 +399,7 @@ async def test_silent_server_counts_as_lost(serve: Serve, open_page: OpenPage) -
     async with serve(linger_seconds=30) as server, Relay(server.port) as relay:
         page = await open_page(relay.http)
         sockets: list[WebSocket] = []
-        page.on("websocket", sockets.append)
+        page.on("websocket", lambda socket: sockets.append(socket))
         await page.clock.install()
         await page.get_by_role("button", name="Connect").click()
         await shows_status(page, "Connected")
@@ -396,10 +413,9 @@ async def test_silent_server_counts_as_lost(serve: Serve, open_page: OpenPage) -
         await shows_status(page, "Connected")
         await page.clock.run_for(10_000)
         await shows_status(page, "Reconnecting…")
-        relay.deaf = False
-        await page.clock.run_for(1_000)
+        await relay.cut()
+        await relay.mend()
         await shows_status(page, "Connected")
-        assert len(sockets) == 2
 
 
 async def test_goodbye_is_heeded(serve: Serve, open_page: OpenPage) -> None:
@@ -491,22 +507,15 @@ async def test_summary_that_does_not_come_is_asked_for_again(serve: Serve, open_
         page = await open_page(server.http)
         await page.get_by_role("button", name="Connect").click()
         await shows_status(page, "Connected")
-        await page.clock.install()
+        await page.clock.install(time=0)
+        await page.clock.pause_at(1)
         await page.get_by_role("button", name="Disconnect").click()
         panel = page.get_by_label("Session summary")
         await expect(panel).to_contain_text("Writing the summary")
-        again = page.get_by_role("button", name="Check again")
-        answers: list[Response] = []
-        page.on("response", answers.append)
-        async with asyncio.timeout(10):
-            while not await again.is_visible():
-                asked = len(answers)
-                await page.clock.run_for(3_000)
-                while len(answers) == asked and not await again.is_visible():
-                    pass
+        await page.clock.fast_forward(31_000)
         await expect(panel).to_contain_text("The summary is not there yet. It may still be on its way.")
         await _finish(tmp_path, await session_id(page), 1, "Nothing was said.")
-        await again.click()
+        await page.get_by_role("button", name="Check again").click()
         await page.clock.run_for(1_000)
         await expect(panel).to_contain_text("Nothing was said.")
 
@@ -567,30 +576,32 @@ async def test_reader_is_not_dragged_to_the_end(serve: Serve, open_page: OpenPag
         await page.wait_for_function(at_end)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_fits_a_phone_and_can_be_read(serve: Serve, open_page: OpenPage, scheme: str) -> None:
+async def test_fits_a_phone_and_can_be_read(serve: Serve, open_page: OpenPage) -> None:
     """At 360 pixels nothing sticks out sideways, and in both schemes every text has the contrast of WCAG AA."""
     failing = ToolCall("c2", "no_such_tool", '{"' + "k" * 80 + '": "' + "v" * 200 + '"}')
     script = [ToolCall("c1", "fetch_data", '{"topic": "sales", "months": 12}'), failing]
-    model = ScriptedModel(
-        script, ["unbreakable" * 40, ModelError("internal", "", retryable=False)], ["so", asyncio.Event()]
-    )
+    end = ModelError("internal", "", retryable=False)
+    model = ScriptedModel(script, ["unbreakable" * 40, end], ["so", asyncio.Event()])
     async with serve(model=model, linger_seconds=30) as server, Relay(server.port) as relay:
-        page = await open_page(relay.http, viewport={"width": 360, "height": 640}, color_scheme=scheme)
-        assert await page.evaluate(TOO_WIDE) == []
-        assert await page.evaluate(TOO_FAINT) == []
+        page = await open_page(relay.http, viewport={"width": 360, "height": 640}, reduced_motion="reduce")
+        await _fits_and_can_be_read(page)
         await say(page, "fetch " + "unbreakable" * 40)
         await expect(page.locator(".notice")).to_be_visible()
         await say(page, "more")
         await expect(page.get_by_role("button", name="Stop")).to_be_visible()
-        assert await page.evaluate(TOO_WIDE) == []
-        assert await page.evaluate(TOO_FAINT) == []
+        await _fits_and_can_be_read(page)
         await relay.cut()
         await shows_status(page, "Reconnecting…")
-        assert await page.evaluate(TOO_WIDE) == []
+        await _fits_and_can_be_read(page)
         await page.get_by_role("button", name="Disconnect").click()
         await expect(page.get_by_label("Session summary")).to_be_visible()
-        assert await page.evaluate(TOO_WIDE) == []
+        await _fits_and_can_be_read(page)
+
+
+async def _fits_and_can_be_read(page: Page) -> None:
+    assert await page.evaluate(TOO_WIDE) == []
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
         assert await page.evaluate(TOO_FAINT) == []
 
 
@@ -670,7 +681,7 @@ async def test_reduce_joins_tokens_and_takes_each_once(open_page: OpenPage, redu
 async def test_reduce_redraws_to_the_same(open_page: OpenPage, reduced: str) -> None:
     """A history that says what was seen makes the same list, under the same keys, however often it comes."""
     page = await open_page(FROM_DISK)
-    call = {"call_id": "c", "name": "f", "arguments": {}}
+    call: dict[str, Any] = {"call_id": "c", "name": "f", "arguments": {}}
     live = [
         _ready(), SAID, ACCEPTED, _token(2, "Let me see."),
         {"type": "tool_call", "seq": 3, "turn_id": "t", **call},
@@ -684,7 +695,8 @@ async def test_reduce_redraws_to_the_same(open_page: OpenPage, reduced: str) -> 
         seq=6, active="t",
     )  # fmt: skip
     same = """([live, again]) => {
-        const items = (frames) => JSON.stringify(Conversation.shown(frames.reduce(Conversation.reduce, Conversation.initial("s"))));
+        const items = (frames) =>
+            JSON.stringify(Conversation.shown(frames.reduce(Conversation.reduce, Conversation.initial("s"))));
         const rest = {type: "token", seq: 7, turn_id: "t", content: "One."};
         return [items(live), items([...live, again, rest]), items([...live, again, rest, again, rest])];
     }"""
@@ -718,10 +730,10 @@ async def test_reduce_shows_that_a_reply_is_awaited(open_page: OpenPage, reduced
     assert left["kept"] == [["user", "hi", "sent"], ["assistant", "", "interrupted"]]
 
 
-async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0)
+async def _height(shown: Locator) -> float:
+    box = await shown.bounding_box()
+    assert box
+    return box["height"]
 
 
 async def _finish(data_dir: Path, session: str, epoch: int, summary: str) -> None:

@@ -1,0 +1,58 @@
+# Two commands set everything up: `make run` and `make test`. `make help` lists them all.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONPATH := realtime:.
+
+.DEFAULT_GOAL := help
+.PHONY: help run container test lint format bench clean
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: .venv/run.stamp ## Run the whole product on this machine, on PORT (8000)
+	@exec $(BIN)/python -m infra.local
+
+container: .venv/run.stamp ## Run the realtime container alone: no queue, so no summaries
+	@exec $(BIN)/python -m chat
+
+test: .venv/test.stamp node_modules/stamp ## Run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/test.stamp ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy realtime/chat functions infra tests
+
+format: .venv/test.stamp ## Put the code into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: .venv/test.stamp ## Measure this server beside a bare uvicorn loop
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## Remove what was installed, but no data
+	rm -rf .venv node_modules .serverless .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+		"Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make $(MAKECMDGOALS) PYTHON=python3.13")'
+	@echo "making .venv …"
+	@$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python requirements.txt realtime/requirements.txt functions/requirements.txt
+	@echo "installing into .venv (the first time takes about a minute) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/test.stamp: .venv/bin/python requirements.txt realtime/requirements.txt functions/requirements.txt tests/requirements.txt
+	@echo "installing the test tools into .venv …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch .venv/run.stamp $@
+
+# The Serverless CLI and the fake OpenAI server. Without Node the tests that need them say so and are skipped.
+node_modules/stamp: package.json package-lock.json
+	@mkdir -p node_modules
+	@if command -v npm >/dev/null; then echo "installing the Node tools …"; npm ci --no-audit --no-fund --loglevel=error; \
+		else echo "npm is not installed: tests that need Node will be skipped"; fi
+	@mkdir -p node_modules && touch $@

@@ -1,11 +1,13 @@
 """Any OpenAI-compatible chat completions endpoint, through the `openai` SDK."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 
 from infra.llm.base import (
     Chunk,
@@ -61,34 +63,81 @@ class OpenAIModel:
             request["tools"] = [_tool(tool) for tool in tools]
         if self._max_tokens:
             request["max_completion_tokens"] = self._max_tokens
-        calls: dict[int, _PartialCall] = {}
-        reason, usage = None, (0, 0)
+        reply = _Reply()
         try:
             # Leaving the block closes the HTTP response, also when we are cancelled: the provider stops
             # generating, and charging.
             async with await self._client.chat.completions.create(**request) as response:
                 async for chunk in response:
-                    if chunk.usage:
-                        usage = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-                    if not chunk.choices:
-                        continue
-                    choice = chunk.choices[0]
-                    reason = choice.finish_reason or reason
-                    if choice.delta.content:
-                        yield TextDelta(well_formed(choice.delta.content))
-                    for piece in choice.delta.tool_calls or ():
-                        calls.setdefault(piece.index, _PartialCall()).add(piece)
+                    if text := reply.add(chunk):
+                        yield TextDelta(text)
         except openai.APIError as error:
             raise _model_error(error) from error
-        if reason is None:
-            raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
-        for index in sorted(calls):
-            yield calls[index].whole()
-        yield Finished("tool_calls" if calls else FINISH_REASONS.get(reason, "complete"), *usage)
+        except ValueError as error:  # the SDK's own when an event is no JSON, or no UTF-8
+            raise ModelError("model_unavailable", "The model's answer cannot be read.", retryable=True) from error
+        for last in reply.rest():
+            yield last
 
     async def close(self) -> None:
         """See `Model.close`."""
         await self._client.close()
+
+
+class _Reply:
+    """What has come of a reply so far, put together from its chunks.
+
+    It bears with what services that call themselves compatible do differently. Their chunks may lack any part, whatever
+    the SDK's types say.
+    """
+
+    def __init__(self) -> None:
+        self._half = ""
+        self._calls: list[_PartialCall] = []
+        self._at_index: dict[int | None, _PartialCall] = {}
+        self._reason: str | None = None
+        self._usage = (0, 0)
+
+    def add(self, chunk: ChatCompletionChunk) -> str:
+        """Take a chunk in; the text that can be shown now."""
+        if chunk.usage:
+            self._usage = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        self._reason = choice.finish_reason or self._reason
+        if not choice.delta:
+            return ""
+        for piece in choice.delta.tool_calls or ():
+            self._add_piece(piece)
+        return self._add_text(choice.delta.content) if choice.delta.content else ""
+
+    def rest(self) -> Iterator[Chunk]:
+        """What there is to say at the end.
+
+        Raises:
+            ModelError: this is not how a reply ends.
+        """
+        if self._reason is None:
+            raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
+        if self._half:
+            yield TextDelta(well_formed(self._half))
+        for call in self._calls:
+            yield call.whole()
+        yield Finished("tool_calls" if self._calls else FINISH_REASONS.get(self._reason, "complete"), *self._usage)
+
+    def _add_text(self, text: str) -> str:
+        """The text, without the first half of a surrogate pair at its end: some services cut between the two."""
+        text = self._half + text
+        self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+        return well_formed(text.removesuffix(self._half))
+
+    def _add_piece(self, piece: ChoiceDeltaToolCall) -> None:
+        """Put a piece where it belongs: some services leave `index` out or always say 0, and change the id instead."""
+        call = self._at_index.get(piece.index)
+        if call is None or call.is_over(piece):
+            call = self._at_index[piece.index] = _PartialCall()
+            self._calls.append(call)
+        call.add(piece)
 
 
 @dataclass
@@ -99,8 +148,12 @@ class _PartialCall:
     name: str = ""
     arguments: list[str] = field(default_factory=list)
 
-    def add(self, piece: Any) -> None:
-        self.call_id = piece.id or self.call_id
+    def is_over(self, piece: ChoiceDeltaToolCall) -> bool:
+        """Whether the piece begins another call. An id alone does not: there are services that make one per piece."""
+        return bool(piece.id and piece.id != self.call_id and piece.function and piece.function.name)
+
+    def add(self, piece: ChoiceDeltaToolCall) -> None:
+        self.call_id = self.call_id or piece.id or ""
         if piece.function:
             self.name = piece.function.name or self.name
             self.arguments.append(piece.function.arguments or "")

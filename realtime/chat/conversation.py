@@ -24,6 +24,8 @@ from infra.settings import WhileBusy
 Effects = Iterable[Effect]
 
 BUSY_RETRY_SECONDS = 2.0
+READY_CHARS = 512 * 1024
+"""How much history `ready` carries; the rest is read page by page over HTTP."""
 
 
 class IllegalInput(Exception):
@@ -86,7 +88,7 @@ class Conversation:
             epoch=self.epoch,
             resumed=False,
             mode=self._mode,
-            history=self._history.events(),
+            history=self._history.events(READY_CHARS),
             active_turn_id=self._turn.turn_id if self._turn else None,
         )
         yield Reply(it.to, ready)

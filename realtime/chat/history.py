@@ -28,8 +28,13 @@ class History:
         if len(self._events) > self._limit:
             del self._events[0]
 
-    def events(self) -> list[Event]:
-        """The events in the order in which they happened."""
+    def events(self, max_chars: int) -> list[Event]:
+        """The latest events, oldest first: as many as fit into so many characters, and one at least."""
+        total = 0
+        for count, event in enumerate(reversed(self._events)):
+            total += len(event.content)
+            if count and total > max_chars:
+                return self._events[-count:]
         return list(self._events)
 
     def message_turns(self) -> dict[str, str]:

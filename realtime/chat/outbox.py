@@ -38,8 +38,8 @@ class Outbox:
         self._chars += len(token.content)
         if self._wake is not None:
             self._rouse()
-        if self._chars > HARD_CHARS:
-            self.drop(CloseCode.SLOW_READER)
+        elif self._chars > HARD_CHARS:
+            self._too_much(len(token.content))
 
     def put(self, text: str) -> None:
         """Queue an encoded frame."""
@@ -47,7 +47,7 @@ class Outbox:
         self._chars += len(text)
         self._rouse()
         if self._chars > HARD_CHARS:
-            self.drop(CloseCode.SLOW_READER)
+            self._too_much(len(text))
 
     def has_room(self) -> bool:
         """Whether the reader keeps up."""
@@ -105,6 +105,11 @@ class Outbox:
             else:
                 self._wake = loop.create_future()
                 await self._wake
+
+    def _too_much(self, added: int) -> None:
+        """Give up on a reader that was behind already; one long frame is not its fault."""
+        if self._chars - added > SOFT_CHARS:
+            self.drop(CloseCode.SLOW_READER)
 
     def _rouse(self) -> None:
         wake = self._wake

@@ -1,0 +1,362 @@
+"""What every `Store` promises. A backend joins by an entry in `BACKENDS`; ids are fresh, so it may be shared."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from infra.records import Event, Role, Session, UserStats
+from infra.store import NotYours, Store, StoreError, StoreRefused
+from infra.store.sqlite import SqliteStore
+
+DAWN = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+async def _sqlite(folder: Path) -> Store:
+    return await SqliteStore.open(folder / "contract.db")
+
+
+BACKENDS: dict[str, Callable[[Path], Awaitable[Store]]] = {"sqlite": _sqlite}
+
+
+@pytest.fixture(params=BACKENDS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """One backend after the other."""
+    opened = await BACKENDS[request.param](tmp_path)
+    yield opened
+    await opened.close()
+
+
+def fresh(prefix: str) -> str:
+    return f"{prefix}-{uuid4().hex}"
+
+
+async def an_open_session(store: Store, user_id: str | None = None, at: datetime = DAWN) -> Session:
+    return await store.open_session(fresh("s"), user_id or fresh("u"), at=at, container_id="box-1")
+
+
+def an_event(session_id: str, content: str = "hello", *, role: Role = "user", **changed: Any) -> Event:
+    fields: dict[str, Any] = {"event_id": str(uuid4()), "turn_id": str(uuid4()), "timestamp": DAWN, "metadata": {}}
+    return Event(session_id=session_id, role=role, content=content, **(fields | changed))
+
+
+async def stored(store: Store, session_id: str) -> list[Event]:
+    return await store.events(session_id, limit=1000)
+
+
+async def contents(store: Store, session_id: str) -> list[str]:
+    return [event.content for event in await stored(store, session_id)]
+
+
+# Opening
+
+
+async def test_it_answers(store: Store) -> None:
+    """A store that was just opened is healthy."""
+    await store.ping()
+
+
+async def test_the_first_opening_makes_a_row(store: Store) -> None:
+    """Epoch 1, with nothing known but who, when and where; and it can be read back as it was returned."""
+    session_id, user_id = fresh("s"), fresh("u")
+    opened = await store.open_session(session_id, user_id, at=DAWN, container_id="box-1")
+    assert opened == Session(session_id=session_id, user_id=user_id, epoch=1, start_time=DAWN, container_id="box-1")
+    assert await store.session(session_id) == opened
+
+
+async def test_reopening_raises_the_epoch_and_clears_the_end(store: Store) -> None:
+    """The start and the mode stay; the end, the duration and the summary are for the next end to write."""
+    first = await an_open_session(store)
+    await store.set_modes({first.session_id: "casual"})
+    await store.finish_session(first.session_id, 1, ended_at=DAWN + MINUTE, summary="All said.")
+    again = await store.open_session(first.session_id, first.user_id, at=DAWN + 2 * MINUTE, container_id="box-2")
+    assert again == Session(
+        session_id=first.session_id,
+        user_id=first.user_id,
+        epoch=2,
+        start_time=DAWN,
+        mode="casual",
+        container_id="box-2",
+    )
+    assert await store.session(first.session_id) == again
+
+
+async def test_another_users_session_is_not_opened(store: Store) -> None:
+    """It raises, and the row is as it was."""
+    first = await an_open_session(store)
+    await store.finish_session(first.session_id, 1, ended_at=DAWN + MINUTE, summary="All said.")
+    before = await store.session(first.session_id)
+    with pytest.raises(NotYours):
+        await store.open_session(first.session_id, fresh("u"), at=DAWN, container_id="box-2")
+    assert await store.session(first.session_id) == before
+
+
+async def test_openings_at_once_have_epochs_of_their_own(store: Store) -> None:
+    """No two openings of a session share an epoch, however close they are."""
+    session_id, user_id = fresh("s"), fresh("u")
+    opened = await asyncio.gather(
+        *(store.open_session(session_id, user_id, at=DAWN, container_id=f"box-{n}") for n in range(20))
+    )
+    assert sorted(session.epoch for session in opened) == list(range(1, 21))
+
+
+async def test_an_unknown_session(store: Store) -> None:
+    """There is no row, and there are no events."""
+    assert await store.session(fresh("s")) is None
+    assert await store.events(fresh("s"), limit=10) == []
+    assert await store.latest_events(fresh("s"), limit=10) == []
+
+
+async def test_modes_are_set_and_unknown_ids_passed_over(store: Store) -> None:
+    """Each session gets its own mode; an id that is not there stops nothing and makes no row."""
+    one, two, nobody = await an_open_session(store), await an_open_session(store), fresh("s")
+    await store.set_modes({one.session_id: "casual", nobody: "casual", two.session_id: "analytical"})
+    rows = [await store.session(each.session_id) for each in (one, two)]
+    assert [row and row.mode for row in rows] == ["casual", "analytical"]
+    assert await store.session(nobody) is None
+    await store.set_modes({})
+
+
+# Events
+
+
+async def test_an_event_comes_back_as_it_was(store: Store) -> None:
+    """Every field, to the microsecond, under an id of the store's own."""
+    session = await an_open_session(store)
+    event = an_event(
+        session.session_id,
+        "Größe: 你好 👩‍👩‍👧 \u202e \t\n\\ \" ' %s",
+        role="tool",
+        metadata={"kind": "call", "arguments": {"a": [1, 2.5, None, True, {"ü": "👍"}]}, "big": 2**53},
+    )
+    await store.append([event])
+    (back,) = await stored(store, session.session_id)
+    assert back.id > 0
+    assert back == Event(**{name: getattr(event, name) for name in event.__struct_fields__} | {"id": back.id})
+
+
+async def test_times_come_back_aware_and_equal(store: Store) -> None:
+    """A moment stays the moment, whichever offset it was given in."""
+    elsewhere = DAWN.astimezone(timezone(timedelta(hours=-9, minutes=-30)))
+    session = await an_open_session(store, at=elsewhere)
+    await store.append([an_event(session.session_id, timestamp=elsewhere)])
+    await store.finish_session(session.session_id, 1, ended_at=elsewhere + MINUTE, summary="")
+    (event,), row = await stored(store, session.session_id), await store.session(session.session_id)
+    assert row
+    assert row.end_time
+    assert (session.start_time, event.timestamp, row.start_time, row.end_time) == (DAWN, DAWN, DAWN, DAWN + MINUTE)
+    assert all(moment.tzinfo for moment in (session.start_time, event.timestamp, row.start_time, row.end_time))
+
+
+async def test_long_content_is_kept_whole(store: Store) -> None:
+    """A hundred kilobytes are nothing to a store."""
+    session = await an_open_session(store)
+    content = "naïve 👍 " * 10_000
+    await store.append([an_event(session.session_id, content)])
+    assert await contents(store, session.session_id) == [content]
+
+
+async def test_appending_again_changes_nothing(store: Store) -> None:
+    """An event whose id is stored is passed over, alone or among new ones, even if its content differs."""
+    session = await an_open_session(store)
+    one, two, three, four = (an_event(session.session_id, text) for text in ("one", "two", "three", "four"))
+    await store.append([one, two])
+    await store.append([one, two])
+    changed = an_event(session.session_id, "changed", event_id=two.event_id)
+    await store.append([changed, three, one, three, four])
+    assert await contents(store, session.session_id) == ["one", "two", "three", "four"]
+
+
+async def test_order_is_the_order_of_appending(store: Store) -> None:
+    """Within a batch and between batches, whatever the timestamps say; ids rise."""
+    session = await an_open_session(store)
+    for batch in range(3):
+        moments = [DAWN - timedelta(seconds=10 * batch + n) for n in range(50)]
+        await store.append(
+            [an_event(session.session_id, f"{batch}/{n}", timestamp=moment) for n, moment in enumerate(moments)]
+        )
+    events = await stored(store, session.session_id)
+    assert [event.content for event in events] == [f"{batch}/{n}" for batch in range(3) for n in range(50)]
+    ids = [event.id for event in events]
+    assert ids == sorted(set(ids))
+
+
+async def test_nothing_to_append(store: Store) -> None:
+    """An empty batch is no error."""
+    await store.append([])
+
+
+async def test_events_are_read_in_pages(store: Store) -> None:
+    """`after` is exclusive and `limit` the most, so that asking with the last id walks through all, once."""
+    session = await an_open_session(store)
+    await store.append([an_event(session.session_id, str(n)) for n in range(7)])
+    pages: list[list[str]] = []
+    after = 0
+    while page := await store.events(session.session_id, after=after, limit=3):
+        pages.append([event.content for event in page])
+        after = page[-1].id
+    assert pages == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+
+
+async def test_the_latest_events(store: Store) -> None:
+    """The last ones, oldest first."""
+    session = await an_open_session(store)
+    await store.append([an_event(session.session_id, str(n)) for n in range(5)])
+    latest = await store.latest_events(session.session_id, limit=2)
+    assert [event.content for event in latest] == ["3", "4"]
+    assert latest == (await stored(store, session.session_id))[-2:]
+    assert await store.latest_events(session.session_id, limit=100) == await stored(store, session.session_id)
+
+
+async def test_sessions_do_not_mix(store: Store) -> None:
+    """Events of a batch go each to its own session."""
+    one, two = await an_open_session(store), await an_open_session(store)
+    ids = [one.session_id, two.session_id, one.session_id]
+    await store.append([an_event(session_id, str(n)) for n, session_id in enumerate(ids)])
+    assert await contents(store, one.session_id) == ["0", "2"]
+    assert [event.content for event in await store.latest_events(two.session_id, limit=9)] == ["1"]
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_an_event_of_no_session_is_refused_with_its_batch(store: Store, position: int) -> None:
+    """It is refused, not unavailable, and nothing of the batch is stored, so that it can be halved."""
+    session = await an_open_session(store)
+    batch = [an_event(session.session_id, "good"), an_event(session.session_id, "good, too")]
+    batch.insert(position, an_event(fresh("s"), "of nobody"))
+    with pytest.raises(StoreRefused):
+        await store.append(batch)
+    assert await contents(store, session.session_id) == []
+    batch.pop(position)
+    await store.append(batch)
+    assert await contents(store, session.session_id) == ["good", "good, too"]
+
+
+async def test_half_a_character_is_refused(store: Store) -> None:
+    """What no UTF-8 can carry is refused for good, with its batch, and harms nothing else."""
+    session = await an_open_session(store)
+    with pytest.raises(StoreRefused):
+        await store.append([an_event(session.session_id, "good"), an_event(session.session_id, "\ud83d")])
+    await store.append([an_event(session.session_id, "after")])
+    assert await contents(store, session.session_id) == ["after"]
+
+
+# Ending
+
+
+async def test_the_end_is_written_once(store: Store) -> None:
+    """End, duration and summary are there; the same call again changes nothing and says so."""
+    session = await an_open_session(store)
+    ended_at = DAWN + timedelta(minutes=1, seconds=30, milliseconds=250)
+    assert await store.finish_session(session.session_id, 1, ended_at=ended_at, summary="All said.") is True
+    finished = Session(
+        session_id=session.session_id,
+        user_id=session.user_id,
+        epoch=1,
+        start_time=DAWN,
+        end_time=ended_at,
+        duration=90,
+        final_summary="All said.",
+        container_id="box-1",
+    )
+    assert await store.session(session.session_id) == finished
+    later = ended_at + MINUTE
+    assert await store.finish_session(session.session_id, 1, ended_at=later, summary="Again.") is False
+    assert await store.session(session.session_id) == finished
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+async def test_an_end_of_another_epoch_changes_nothing(store: Store, epoch: int) -> None:
+    """Whoever comes with an epoch that is not the session's is too late, or too early."""
+    first = await an_open_session(store)
+    again = await store.open_session(first.session_id, first.user_id, at=DAWN, container_id="box-2")
+    assert await store.finish_session(first.session_id, epoch, ended_at=DAWN, summary="Stale.") is False
+    assert await store.session(first.session_id) == again
+    assert await store.finish_session(first.session_id, 2, ended_at=DAWN, summary="Now.") is True
+
+
+async def test_ends_at_once_are_one(store: Store) -> None:
+    """Of many calls at the same time, one ends the session."""
+    session = await an_open_session(store)
+    ends = (store.finish_session(session.session_id, 1, ended_at=DAWN, summary=str(n)) for n in range(10))
+    assert sorted(await asyncio.gather(*ends)) == [False] * 9 + [True]
+
+
+async def test_an_unknown_session_does_not_end(store: Store) -> None:
+    """There is nothing to end, and nothing is made."""
+    session_id = fresh("s")
+    assert await store.finish_session(session_id, 1, ended_at=DAWN, summary="") is False
+    assert await store.session(session_id) is None
+
+
+@pytest.mark.parametrize(
+    ("after", "duration"),
+    [
+        (timedelta(seconds=-30), 0),
+        (timedelta(0), 0),
+        (timedelta(milliseconds=100), 0),
+        (timedelta(hours=30), 108_000),
+    ],
+)
+async def test_the_duration_is_whole_seconds_and_never_negative(store: Store, after: timedelta, duration: int) -> None:
+    """Even where the clocks of two machines disagree."""
+    session = await an_open_session(store)
+    assert await store.finish_session(session.session_id, 1, ended_at=DAWN + after, summary="")
+    row = await store.session(session.session_id)
+    assert row
+    assert (row.duration, type(row.duration)) == (duration, int)
+    assert row.end_time == DAWN + after
+
+
+async def test_the_duration_counts_from_the_first_opening(store: Store) -> None:
+    """A session that was left and taken up again lasted from its first start to its last end."""
+    first = await an_open_session(store)
+    await store.finish_session(first.session_id, 1, ended_at=DAWN + MINUTE, summary="")
+    await store.open_session(first.session_id, first.user_id, at=DAWN + 5 * MINUTE, container_id="box-1")
+    await store.finish_session(first.session_id, 2, ended_at=DAWN + 7 * MINUTE, summary="")
+    row = await store.session(first.session_id)
+    assert row
+    assert row.duration == 420
+
+
+# Figures
+
+
+async def test_the_figures_of_a_user(store: Store) -> None:
+    """Their sessions, their own messages, minutes to the last end or event, and when they were last seen."""
+    user_id = fresh("u")
+    ended, running = [await an_open_session(store, user_id) for _ in range(2)]
+    await store.append(
+        [
+            an_event(ended.session_id, timestamp=DAWN + MINUTE),
+            an_event(ended.session_id, role="assistant", timestamp=DAWN + MINUTE),
+            an_event(running.session_id, timestamp=DAWN + MINUTE),
+            an_event(running.session_id, role="tool", timestamp=DAWN + 2 * MINUTE),
+            an_event(running.session_id, timestamp=DAWN + 3 * MINUTE),
+        ]
+    )
+    await store.finish_session(ended.session_id, 1, ended_at=DAWN + timedelta(seconds=90), summary="")
+    await store.append([an_event((await an_open_session(store)).session_id)])
+    last_seen = DAWN + 3 * MINUTE
+    assert await store.user_stats(user_id) == UserStats(sessions=2, messages=3, minutes=4.5, last_seen=last_seen)
+
+
+async def test_the_figures_of_one_who_said_nothing(store: Store) -> None:
+    """One session, no time spent, seen when it was opened."""
+    session = await an_open_session(store)
+    assert await store.user_stats(session.user_id) == UserStats(sessions=1, messages=0, minutes=0.0, last_seen=DAWN)
+
+
+async def test_the_figures_of_an_unknown_user(store: Store) -> None:
+    """Zeros, and None."""
+    assert await store.user_stats(fresh("u")) == UserStats(sessions=0, messages=0, minutes=0.0, last_seen=None)
+
+
+def test_the_kinds_of_failure_can_be_told_apart() -> None:
+    """Each is a `StoreError`, and none is another."""
+    kinds = StoreError.__subclasses__()
+    assert {kind.__name__ for kind in kinds} == {"StoreUnavailable", "StoreRefused", "StoreMisconfigured", "NotYours"}

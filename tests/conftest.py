@@ -13,6 +13,7 @@ from chat.__main__ import create_server, listen
 from chat.main import open_backend
 from infra.settings import Settings
 from infra.telemetry import configure_logging
+from tests.queue import queue  # noqa: F401 - a fixture
 
 Serve = Callable[..., AbstractAsyncContextManager["Served"]]
 
@@ -49,7 +50,7 @@ def make_settings(data_dir: Path, **changed: Any) -> Settings:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Run the server as the product does, real uvicorn on a free port: `async with serve(model=…, max_sessions=…)`.
+    """Run the server as the product does, on a free port; use it as `async with serve(model=…, max_sessions=…)`.
 
     Parts (`store`, `model`, `tools`, `handoff`) replace those of the settings; the rest are settings.
     """

@@ -87,7 +87,6 @@ async def test_a_failed_batch_is_carried_again_before_the_next(courier: Courier[
         ("failed, will retry", "warning"),
         ("failed unexpectedly, will retry", "error"),
         ("failed, will retry", "warning"),
-        ("recovered", "info"),
     ]
 
 

@@ -118,8 +118,9 @@ async def test_order_is_kept_over_failures(store: FlakyStore, journal: Journal) 
     store.weather.extend([DOWN, None, DOWN, DOWN, ValueError("a bug"), None, DOWN])
     for n in range(60):
         journal.record(event(f"{n:02}", "s" if n % 3 else "s2"), n, Told())
-        if n % 4 == 0:
-            await asyncio.sleep(0.0003)
+        if n % 20 == 19:  # the next ones come while these are being tried
+            store.reached.clear()
+            await store.reached.wait()
     await journal.settled()
     assert await stored(store) == [f"{n:02}" for n in range(60) if n % 3]
     assert await stored(store, "s2") == [f"{n:02}" for n in range(60) if not n % 3]
@@ -229,8 +230,7 @@ async def test_settled_waits_for_what_was_recorded_before_it(store: FlakyStore, 
     store.weather.extend([None, gate])
     journal.record(event("1"), 1, Told())
     settled = asyncio.create_task(journal.settled())
-    while not store.reached.is_set():
-        await asyncio.sleep(0)
+    await store.reached.wait()
     journal.record(event("2"), 2, Told())
     await settled
     gate.set()

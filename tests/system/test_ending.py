@@ -1,0 +1,127 @@
+"""How a session ends: its last event is stored, then its end is announced on the real queue, whatever is down."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+import chat.courier
+from infra.handoff import SqsHandoff
+from infra.local import MOTO_ENVIRONMENT
+from infra.records import SessionEnded
+from infra.settings import Settings
+from infra.store.sqlite import SqliteStore
+from tests.client import ChatClient
+from tests.conftest import Serve
+from tests.queue import Queue, running_queue
+
+
+async def announced(queue: Queue) -> list[SessionEnded]:
+    """What is on the queue, waiting a moment for the first."""
+    return [SessionEnded.from_json(body) for body in await asyncio.to_thread(queue.bodies, None, 5)]
+
+
+def using(queue: Queue) -> dict[str, object]:
+    """The settings that name this queue."""
+    return {"disconnect_queue_url": queue.url, "aws_endpoint_url": queue.settings.aws_endpoint_url}
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+async def test_a_goodbye_ends_the_session_at_once(serve: Serve, queue: Queue, tmp_path: Path, code: int) -> None:
+    """The message names session, epoch and reason, and by then the last event is in the store."""
+    async with serve(**using(queue), linger_seconds=60) as server:
+        client = await ChatClient.connect(server.url)
+        await client.say("hello")
+        await client.until("done")
+        await client.websocket.close(code)
+        (ended,) = await announced(queue)
+        assert (ended.session_id, ended.epoch, ended.reason) == ("s1", 1, "closed")
+        store = await SqliteStore.open(tmp_path / "realtime.db")
+        events = await store.latest_events("s1", limit=10)
+        await store.close()
+        assert [event.role for event in events] == ["user", "assistant"]
+
+
+async def test_a_drop_ends_the_session_after_its_linger(serve: Serve, queue: Queue) -> None:
+    """A cut line and nobody back in time: ended as dropped."""
+    async with serve(**using(queue), linger_seconds=0.2) as server:
+        client = await ChatClient.connect(server.url)
+        await client.until("ready")
+        client.websocket.transport.abort()
+        (ended,) = await announced(queue)
+        assert ended.reason == "dropped"
+
+
+async def test_a_blip_ends_nothing(serve: Serve, queue: Queue) -> None:
+    """Back within the linger, the session goes on at the same epoch, and nothing was announced."""
+    async with serve(**using(queue), linger_seconds=60) as server:
+        client = await ChatClient.connect(server.url)
+        await client.until("ready")
+        client.websocket.transport.abort()
+        async with await ChatClient.connect(server.url) as back:
+            assert (await back.next())["epoch"] == 1
+            assert await asyncio.to_thread(queue.bodies) == []
+
+
+async def test_a_second_tab_keeps_the_session(serve: Serve, queue: Queue) -> None:
+    """A goodbye from one of two sockets ends nothing; the second one's does."""
+    async with serve(**using(queue)) as server:
+        async with await ChatClient.connect(server.url) as staying:
+            async with await ChatClient.connect(server.url) as leaving:
+                await leaving.until("ready")
+            await staying.say("still here")
+            await staying.until("done")
+            assert await asyncio.to_thread(queue.bodies) == []
+        assert [ended.epoch for ended in await announced(queue)] == [1]
+
+
+async def test_a_stop_of_the_server_announces_every_session(serve: Serve, queue: Queue) -> None:
+    """Sessions live at SIGTERM are ended as shutdown before the process goes."""
+    async with serve(**using(queue), linger_seconds=60) as server:
+        clients = [await ChatClient.connect(server.url, f"s{number}") for number in range(25)]
+        for client in clients:
+            await client.until("ready")
+    ends = await announced(queue)
+    assert sorted(ended.session_id for ended in ends) == sorted(f"s{number}" for number in range(25))
+    assert {ended.reason for ended in ends} == {"shutdown"}
+
+
+async def test_a_queue_that_is_down_gets_the_message_later(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQS refuses connections when the session ends; the message is kept, and arrives once the queue is back."""
+    for name, value in MOTO_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(chat.courier, "MOST_RETRY_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    url = f"{endpoint}/123456789012/realtime-ai-backend-local-session-ended"
+    handoff = Watched(await SqsHandoff.connect(Settings(_env_file=None, disconnect_queue_url=url, aws_endpoint_url=endpoint)))
+    async with serve(handoff=handoff) as server:
+        async with await ChatClient.connect(server.url) as client:
+            await client.until("ready")
+        await asyncio.wait_for(handoff.failed.wait(), 5)
+        with running_queue(port) as queue:
+            assert [ended.session_id for ended in await announced(queue)] == ["s1"]
+
+
+class Watched:
+    """A hand-off that tells when a send failed."""
+
+    def __init__(self, inner: SqsHandoff) -> None:
+        self._inner = inner
+        self.failed = asyncio.Event()
+
+    async def send(self, ended: list[SessionEnded]) -> list[SessionEnded]:
+        """See `Handoff.send`."""
+        try:
+            return await self._inner.send(ended)
+        except Exception:
+            self.failed.set()
+            raise
+
+    async def close(self) -> None:
+        """See `Handoff.close`."""
+        await self._inner.close()

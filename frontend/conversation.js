@@ -27,13 +27,14 @@ const Conversation = (() => {
     mode: (state, frame) => ({ ...state, mode: frame.mode }),
 
     accepted(state, frame) {
-      const known = state.items.some((item) => item.messageId === frame.message_id);
+      const known = state.items.find((item) => item.messageId === frame.message_id);
       const sent = { status: "sent", acceptedSeq: frame.seq, turnId: frame.turn_id, error: null };
       const items = known
         ? state.items.map((item) => (item.messageId === frame.message_id && item.status !== "saved" ? { ...item, ...sent } : item))
         : // Another window on this session sent it; its words come with the next history.
           place(state.items, { ...userItem(frame.message_id, null), ...sent });
-      return opened({ ...state, items }, frame.turn_id);
+      // Accepted for the second time, its turn may be over: if it is not, its own frames will tell.
+      return known?.acceptedSeq ? { ...state, items } : opened({ ...state, items }, frame.turn_id);
     },
 
     token(state, frame) {
@@ -111,13 +112,14 @@ const Conversation = (() => {
   function redraw(state, frame) {
     const before = items(state.sessionId === frame.session_id ? state : initial());
     const said = new Map(before.filter((item) => item.kind === "user").map((item) => [item.messageId, item]));
+    const sameEpoch = state.epoch === frame.epoch;
     const turns = new Set(frame.history.map((event) => event.turn_id));
     // The server keeps the last few hundred events; what this page remembers from before them, it keeps.
     const overlap = before.findIndex((item) => turns.has(item.turnId));
     let drawn = overlap > 0 ? before.slice(0, overlap).filter((item) => item.turnId) : [];
     const unfinished = new Set();
     for (const event of frame.history) {
-      drawn = drawEvent(drawn, event, said, state.epoch === frame.epoch, frame.seq);
+      drawn = drawEvent(drawn, event, said, sameEpoch, frame.seq);
       if (event.role === "user") unfinished.add(event.turn_id);
       if (event.metadata.reason) unfinished.delete(event.turn_id);
     }
@@ -134,10 +136,14 @@ const Conversation = (() => {
       epoch: frame.epoch,
       seq: frame.seq,
       mode: frame.mode,
-      items: [...drawn, ...left.map((item) => (item.status === "failed" ? item : { ...item, status: "sending", turnId: null }))],
+      items: [...drawn, ...left.map((item) => (item.status === "failed" ? item : unaccepted(item, sameEpoch)))],
       tail: null,
       open: frame.active_turn_id ? [frame.active_turn_id] : [],
     };
+  }
+
+  function unaccepted(item, sameEpoch) {
+    return { ...item, status: "sending", turnId: null, acceptedSeq: sameEpoch ? item.acceptedSeq : 0 };
   }
 
   function drawEvent(drawn, event, said, sameEpoch, seq) {

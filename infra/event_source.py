@@ -41,7 +41,8 @@ class EventSource:
     def stop(self, drain_seconds: float) -> None:
         """Take what the queue still holds, for so long at the most, and end."""
         self._stopping.set()
-        self._thread.join(timeout=POLL_SECONDS + drain_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout=POLL_SECONDS + drain_seconds)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

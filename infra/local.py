@@ -8,16 +8,18 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import yaml
@@ -29,6 +31,8 @@ from infra.telemetry import configure_logging
 
 ROOT = Path(__file__).resolve().parents[1]
 STACK = "realtime-ai-backend-local"
+QUEUE_PATH = f"123456789012/{STACK}-session-ended"
+"""The emulator's one account, and the queue's name in `infra/aws/queues.yml`."""
 START_SECONDS = 30.0
 CONTAINER_STOP_SECONDS = 3.5
 DRAIN_SECONDS = 0.5
@@ -58,29 +62,38 @@ def main() -> int:
 
 def run(settings: Settings, stopping: threading.Event) -> int:
     """Run the local stack until `stopping` is set; the container's exit code if it ends before."""
-    from moto.server import ThreadedMotoServer  # slow to import: after the settings are known to be right
-
     os.environ |= MOTO_ENVIRONMENT
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request, every second
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    endpoint = "http://{}:{}".format(*moto.get_host_and_port())
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
     settings = settings.model_copy(update={"aws_endpoint_url": endpoint})
-    queue_url = create_queues(settings)
-    container = start_container(endpoint, queue_url)
-    source = EventSource(sqs_client(settings), queue_url, load_handler("summary"))  # while the container starts
-    try:
+    # The container comes first: it needs about as long as the emulator, and it is the one that may not be able to.
+    container = start_container(endpoint, f"{endpoint}/{QUEUE_PATH}")
+    with ExitStack() as ending:
+        ending.callback(stop_container, container)
+        source = start_function(settings, ending)
         if wait_until_healthy(settings, container, stopping):
             source.start()
-            print(_welcome(settings, queue_url), flush=True)
+            print(_welcome(settings), flush=True)
             while container.poll() is None and not stopping.wait(0.2):
                 pass
-        return 0 if stopping.is_set() else container.wait()
-    finally:
-        # In this order: what ends in the container is announced on the queue, and summarised from there.
-        stop_container(container)
-        source.stop(DRAIN_SECONDS)
-        moto.stop()
+            # What ends in the container is announced on the queue, and summarised from there: so it stops first.
+            stop_container(container)
+    return 0 if stopping.is_set() else container.returncode
+
+
+def start_function(settings: Settings, ending: ExitStack) -> EventSource:
+    """Start the emulator, create the queues, and put the function behind them, to be stopped by `ending`."""
+    from moto.server import ThreadedMotoServer  # slow to import: while the container starts
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request, every second
+    port = urlsplit(settings.aws_endpoint_url or "").port or 0
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    moto.start()
+    ending.callback(moto.stop)
+    queue_url = create_queues(settings)
+    source = EventSource(sqs_client(settings), queue_url, load_handler("summary"))
+    ending.callback(source.stop, DRAIN_SECONDS)
+    return source
 
 
 def create_queues(settings: Settings) -> str:
@@ -92,8 +105,9 @@ def create_queues(settings: Settings) -> str:
     (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
     # The emulator names its queues as AWS does; what it answers at is the endpoint.
-    path = urllib.parse.urlsplit(outputs["SessionEndedQueueUrl"]).path
-    return f"{settings.aws_endpoint_url}{path}"
+    queue_url = f"{settings.aws_endpoint_url}{urlsplit(str(outputs['SessionEndedQueueUrl'])).path}"
+    assert queue_url.endswith(QUEUE_PATH), f"{queue_url} is not where the container sends"
+    return queue_url
 
 
 def load_handler(function: str) -> Handler:
@@ -146,13 +160,13 @@ def _base_url(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
-def _welcome(settings: Settings, queue_url: str) -> str:
+def _welcome(settings: Settings) -> str:
     base = _base_url(settings)
     lines: dict[str, Any] = {
         "page": f"{base}/",
         "socket": f"{base.replace('http', 'ws', 1)}/ws/session/{{session_id}}",
         "health": f"{base}/health",
-        "queue": f"{queue_url}  (SQS, emulated by moto)",
+        "queue": f"{settings.aws_endpoint_url}/{QUEUE_PATH}  (SQS, emulated by moto)",
         "data": settings.data_dir.resolve() / "realtime.db",
         "model": settings.llm_provider,
     }

@@ -77,4 +77,3 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
         monkeypatch.setenv(name, value)
     with running_queue() as running:
         yield running
-

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,12 +16,27 @@ from chat.turn import MODEL_ATTEMPTS, Turn, TurnKit
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
 from infra.store.sqlite import SqliteStore
-from tests.scripted import ScriptedModel
+from tests.scripted import ScriptedModel, Step
 
 ONE = Usage(1, 1)
-DOWN = ModelError("model_unavailable", "The model is down.", retryable=True)
-REFUSED = ModelError("model_refused", "The model said no.", retryable=False)
 HISTORY = [Message("user", "hello")]
+
+
+def down() -> ModelError:
+    return ModelError("model_unavailable", "The model is down.", retryable=True)
+
+
+class Pause(asyncio.Event):
+    """A step that waits, and tells when it is reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        """Wait, and say so."""
+        self.reached.set()
+        return await super().wait()
 
 
 @tool
@@ -187,8 +203,8 @@ async def test_call_ids_are_unique_within_a_turn(talk: Talk) -> None:
 
 async def test_a_model_that_fails_before_it_speaks_is_asked_again(talk: Talk) -> None:
     """Nothing was shown, so nobody notices: not a failure, not an end without an end, not a lost call."""
-    broken_off: list[Any] = [ToolCall("c", "double", "{}"), DOWN]
-    model = ScriptedModel([DOWN], broken_off, ["Hello"])
+    broken_off: list[Step] = [ToolCall("c", "double", "{}"), down()]
+    model = ScriptedModel([down()], broken_off, ["Hello"])
     await a_turn(talk, model).run()
     assert talk.told == [*said("Hello"), done()]
     assert len(model.calls) == 3
@@ -196,7 +212,7 @@ async def test_a_model_that_fails_before_it_speaks_is_asked_again(talk: Talk) ->
 
 async def test_it_is_asked_only_so_often(talk: Talk) -> None:
     """Then the failure is told, in the model's client's words."""
-    model = ScriptedModel(*[[DOWN]] * (MODEL_ATTEMPTS + 1))
+    model = ScriptedModel(*[[down()]] * (MODEL_ATTEMPTS + 1))
     await a_turn(talk, model).run()
     assert talk.told == [TurnFailed("t", "model_unavailable", "The model is down.")]
     assert len(model.calls) == MODEL_ATTEMPTS
@@ -204,8 +220,7 @@ async def test_it_is_asked_only_so_often(talk: Talk) -> None:
 
 async def test_a_reply_that_began_does_not_begin_again(talk: Talk) -> None:
     """Once a word was shown, a failure is told instead of tried again."""
-    down = ModelError("model_unavailable", "The model is down.", retryable=True)
-    model = ScriptedModel(["Hel", down], ["Hello"])
+    model = ScriptedModel(["Hel", down()], ["Hello"])
     await a_turn(talk, model).run()
     assert talk.told == [*said("Hel"), TurnFailed("t", "model_unavailable", "The model is down.")]
     assert len(model.calls) == 1
@@ -214,8 +229,7 @@ async def test_a_reply_that_began_does_not_begin_again(talk: Talk) -> None:
 async def test_a_round_after_tools_is_tried_again(talk: Talk) -> None:
     """What was shown in an earlier round does not count: the tools' results stand."""
     call = ToolCall("c", "double", '{"number": 1}')
-    down = ModelError("model_unavailable", "The model is down.", retryable=True)
-    await a_turn(talk, ScriptedModel(["Well.", call], [down], ["Two."])).run()
+    await a_turn(talk, ScriptedModel(["Well.", call], [down()], ["Two."])).run()
     assert talk.told == [
         *said("Well."),
         ToolsAsked("t", (call,), ONE),
@@ -227,7 +241,8 @@ async def test_a_round_after_tools_is_tried_again(talk: Talk) -> None:
 
 async def test_a_refusal_is_final(talk: Talk) -> None:
     """What can never succeed is not tried again."""
-    model = ScriptedModel([REFUSED], ["Hello"])
+    refusal = ModelError("model_refused", "The model said no.", retryable=False)
+    model = ScriptedModel([refusal], ["Hello"])
     await a_turn(talk, model).run()
     assert talk.told == [TurnFailed("t", "model_refused", "The model said no.")]
     assert len(model.calls) == 1
@@ -257,7 +272,8 @@ async def test_a_stream_without_an_end_broke_off(talk: Talk) -> None:
 @pytest.mark.parametrize("shown", [[], ["Hel"]])
 async def test_a_model_that_stalls_is_given_up(talk: Talk, shown: list[str]) -> None:
     """Its stream is closed and the failure told: after retries while nothing was shown, at once if something was."""
-    model = ScriptedModel(*[[*shown, asyncio.Event()]] * MODEL_ATTEMPTS)
+    script: list[Step] = [*shown, asyncio.Event()]
+    model = ScriptedModel(*[script] * MODEL_ATTEMPTS)
     await a_turn(talk, model, stall=0.02).run()
     assert talk.told == [*said(*shown), TurnFailed("t", "model_timeout", "The model did not answer in time.")]
     assert len(model.calls) == (1 if shown else MODEL_ATTEMPTS)
@@ -270,13 +286,13 @@ async def test_a_slow_but_steady_model_is_no_stall(talk: Talk) -> None:
     class Steady(ScriptedModel):
         async def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AsyncGenerator[Chunk, None]:
             """See `Model.stream`."""
-            for n in range(12):
-                await asyncio.sleep(0.05)
+            for n in range(10):
+                await asyncio.sleep(0.03)
                 yield TextDelta(str(n))
             yield Finished("complete", 1, 1)
 
-    await a_turn(talk, Steady(), stall=0.3).run()
-    assert talk.told == [*said(*map(str, range(12))), done()]
+    await a_turn(talk, Steady(), stall=0.2).run()
+    assert talk.told == [*said(*map(str, range(10))), done()]
 
 
 async def test_waiting_for_a_reader_is_no_stall(talk: Talk) -> None:
@@ -307,11 +323,10 @@ async def test_cancelling_closes_the_models_stream(talk: Talk) -> None:
 
 async def test_cancelling_before_the_first_word_closes_it_too(talk: Talk) -> None:
     """A stop that comes while the model still thinks reaches it."""
-    thinking = asyncio.Event()
+    thinking = Pause()
     model = ScriptedModel([thinking])
     running = asyncio.create_task(a_turn(talk, model).run())
-    while not model.calls:
-        await asyncio.sleep(0)  # noqa: ASYNC110 - the model tells of its call in a list
+    await thinking.reached.wait()
     running.cancel()
     await asyncio.wait([running])
     assert model.cut_short.is_set()
@@ -320,22 +335,20 @@ async def test_cancelling_before_the_first_word_closes_it_too(talk: Talk) -> Non
 
 async def test_cancelling_stops_the_tools(talk: Talk) -> None:
     """None runs on, and none answers late."""
-    stopped = asyncio.Event()
+    working, stopped = Pause(), asyncio.Event()
 
     @tool
     async def watched() -> None:
         """Hang, and tell when stopped."""
         try:
-            await asyncio.Event().wait()
+            await working.wait()
         finally:
             stopped.set()
 
     call = ToolCall("c", "watched", "{}")
     kit = TurnKit(ScriptedModel([call]), Registry([watched]), stall_seconds=5, tool_seconds=5, max_tool_rounds=3)
     running = asyncio.create_task(Turn("t", talk, kit).run())
-    await talk.hears(ToolsAsked("t", (call,), ONE))
-    await asyncio.sleep(0)  # the tool's task begins
-    await asyncio.sleep(0)
+    await working.reached.wait()
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
@@ -356,4 +369,4 @@ async def test_a_model_with_much_at_hand_lets_others_run(talk: Talk) -> None:
     await a_turn(talk, ScriptedModel(["word"] * 200)).run()
     watching.cancel()
     assert 1 in heard_at_turn
-    assert max(after - before for before, after in zip(heard_at_turn, heard_at_turn[1:], strict=False)) <= 32
+    assert max(after - before for before, after in pairwise(heard_at_turn)) <= 32

@@ -9,10 +9,10 @@ from infra.records import Event, Mode
 
 WORD = re.compile(r"[^\W\d_]{3,}")
 STOP_WORDS = frozenset(
-    "about again all also and any are ask but can could data did does fetch for from get give had has have hello help hey how "
-    "into just let like make many may more much need not now one our out please say see she should show some stats still "
-    "tell than thank thanks that the their them then there they this too use very want was were what when where which "
-    "who why will with words would write yes you your".split()
+    "about again all also and any are ask but can could data did does fetch for from get give had has have "
+    "hello help hey how into just let like make many may more much need not now one our out please say see she "
+    "should show some stats still tell than thank thanks that the their them then there they this too use very "
+    "want was were what when where which who why will with words would write yes you your".split()
 )
 TOPICS = 3
 TRANSCRIPT_CHARS = 24_000

@@ -87,9 +87,7 @@ async def test_a_stop_of_the_server_announces_every_session(serve: Serve, queue:
     assert {ended.reason for ended in ends} == {"shutdown"}
 
 
-async def test_a_queue_that_is_down_gets_the_message_later(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_queue_that_is_down_gets_the_message_later(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQS refuses connections when the session ends; the message is kept, and arrives once the queue is back."""
     for name, value in MOTO_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -98,7 +96,9 @@ async def test_a_queue_that_is_down_gets_the_message_later(
         port = probe.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"
     url = f"{endpoint}/123456789012/realtime-ai-backend-local-session-ended"
-    handoff = Watched(await SqsHandoff.connect(Settings(_env_file=None, disconnect_queue_url=url, aws_endpoint_url=endpoint)))
+    handoff = Watched(
+        await SqsHandoff.connect(Settings(_env_file=None, disconnect_queue_url=url, aws_endpoint_url=endpoint))
+    )
     async with serve(handoff=handoff) as server:
         async with await ChatClient.connect(server.url) as client:
             await client.until("ready")

@@ -728,6 +728,16 @@ async def test_reduce_keeps_what_the_server_does_not_know(open_page: OpenPage, r
     }
 
 
+async def test_reduce_waits_for_no_turn_that_is_over(open_page: OpenPage, reduced: str) -> None:
+    """A message sent again that was answered long ago, out of the history's reach, leaves nothing to wait for."""
+    page = await open_page(FROM_DISK)
+    over = {"type": "done", "seq": 2, "turn_id": "t", "reason": "complete"}
+    again = await page.evaluate(reduced, [_ready(), SAID, ACCEPTED, over, _ready(seq=3), ACCEPTED | {"seq": 4}])
+    assert again == {"kept": [["user", "hi", "sent"]], "unsent": [], "open": []}
+    anew = await page.evaluate(reduced, [_ready(), SAID, ACCEPTED, _ready(epoch=2), ACCEPTED])
+    assert anew == {"kept": [["user", "hi", "sent"], ["thinking", None, None]], "unsent": [], "open": ["t"]}
+
+
 async def test_reduce_shows_that_a_reply_is_awaited(open_page: OpenPage, reduced: str) -> None:
     """A turn without a word yet is seen to be running, after a reconnect too; it is not once we left."""
     page = await open_page(FROM_DISK)

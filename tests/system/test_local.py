@@ -1,0 +1,168 @@
+"""The one command: `make run` as a process, from its welcome to its last breath."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client import ChatClient
+from tests.system.test_http import get
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(data_dir: Path, port: int, **settings: str) -> dict[str, str]:
+    """A clean environment with these settings."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{ROOT / 'realtime'}{os.pathsep}{ROOT}",
+        "DATA_DIR": str(data_dir),
+        "PORT": str(port),
+        "DEMO_TOKENS_PER_SECOND": "0",
+    } | settings
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def local_stack(data_dir: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
+    """The stack as `make run` starts it, up to its welcome; ended at the latest when the block is left."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infra.local"],
+        cwd=data_dir,
+        env=environment(data_dir, port),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout
+    try:
+        for line in process.stdout:
+            if "Ctrl-C ends it" in line:
+                break
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=20)
+
+
+def children(pid: int) -> list[int]:
+    """The processes this one started, theirs among them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found += [int(entry.name), *children(int(entry.name))]
+    return found
+
+
+async def summarised(port: int, session_id: str) -> dict[str, Any]:
+    """The session's row once it has its summary."""
+    async with asyncio.timeout(10):
+        while True:
+            _, row = await get(f"http://127.0.0.1:{port}/sessions/{session_id}")
+            if row["end_time"]:
+                return dict(row)
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+async def test_the_whole_product_runs_and_goes_by_one_command(tmp_path: Path, stop: signal.Signals) -> None:
+    """Chat with a tool, disconnect, and the queue's message brings the summary; a signal ends every process cleanly."""
+    port = free_port()
+    with local_stack(tmp_path, port) as process:
+        url = f"ws://127.0.0.1:{port}"
+        async with await ChatClient.connect(url, "s1") as client:
+            await client.say("fetch the sales data")
+            await client.until("done", reason="complete")
+        row = await summarised(port, "s1")
+        assert row["final_summary"] == (
+            "An analytical conversation of 1 message and 1 reply about sales. Tools used: fetch_data."
+        )
+        open_at_the_end = await ChatClient.connect(url, "s2")
+        await open_at_the_end.say("hello")
+        await open_at_the_end.until("done")
+        started = children(process.pid)
+        assert started
+        process.send_signal(stop)
+        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+        await open_at_the_end.closed()
+    with local_stack(tmp_path, port):
+        _, row = await get(f"http://127.0.0.1:{port}/sessions/s2")
+        assert row["final_summary"] == "A casual conversation of 1 message and 1 reply."
+
+
+def refused(data_dir: Path, port: int, **settings: str) -> tuple[int, str]:
+    """Start the stack where it cannot; its exit code and what it printed, all of it."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "infra.local"],
+        cwd=data_dir,
+        env=environment(data_dir, port) | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return finished.returncode, finished.stdout + finished.stderr
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    """It names the port, and the exit code says failure."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = refused(tmp_path, port)
+    assert code == 2
+    assert output == f"cannot start: HOST, PORT: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_an_unusable_data_dir_is_one_clear_line(tmp_path: Path) -> None:
+    """It names the setting and the path."""
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    code, output = refused(tmp_path, free_port(), DATA_DIR=str(in_the_way))
+    assert code == 2
+    assert output.startswith("cannot start: DATA_DIR: cannot use ")
+    assert str(in_the_way) in output
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "eighty"), ("LLM_PROVIDER", "oracle"), ("LINGER_SECONDS", "-1"), ("OPENAI_API_KEY", "")],
+)
+def test_a_wrong_setting_is_one_clear_line(tmp_path: Path, name: str, value: str) -> None:
+    """It names the variable and does not repeat its value."""
+    more = {"LLM_PROVIDER": "openai", "LLM_MODEL": "m"} if name == "OPENAI_API_KEY" else {}
+    code, output = refused(tmp_path, free_port(), **{**more, name: value})
+    assert code == 2
+    assert output.startswith(f"cannot start: {name}: ")
+    assert output.count("\n") == 1
+
+
+async def test_a_container_that_dies_ends_the_stack(tmp_path: Path) -> None:
+    """Killed, the container takes the stack with it: no half of the product runs on, and the exit code says failure."""
+    with local_stack(tmp_path, free_port()) as process:
+        (container,) = children(process.pid)
+        started = time.monotonic()
+        os.kill(container, signal.SIGKILL)
+        assert await asyncio.to_thread(process.wait, 20) != 0
+        assert time.monotonic() - started < 20

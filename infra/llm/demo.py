@@ -120,8 +120,8 @@ def _from_results(results: list[tuple[str, str]], analytical: bool) -> str:
             )
         elif name == "get_user_stats" and isinstance(result, dict):
             parts.append(
-                f"You have had {result['sessions']} session(s) and sent {result['messages']} message(s), "
-                f"{result['minutes']} minutes in all."
+                f"You have had {_count(result['sessions'], 'session')} and sent "
+                f"{_count(result['messages'], 'message')}, {result['minutes']} minutes in all."
             )
         else:
             parts.append(f"The tool {name} answered: {text[:200]}")
@@ -142,6 +142,10 @@ def _talk(question: str, earlier: list[str], analytical: bool) -> str:
             f" Earlier you said “{_shorten(earlier[-1])}”, and I have that in mind: this is turn {len(earlier) + 1}."
         )
     return reply
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _shorten(text: str, limit: int = 60) -> str:

@@ -109,7 +109,7 @@ async def test_a_users_stats_are_read_out() -> None:
     """With the numbers the store has."""
     stats = {"sessions": 2, "messages": 5, "minutes": 1.5, "last_seen": None}
     said = await text(CASUAL, user("my stats"), *called("get_user_stats", stats))
-    assert said == "You have had 2 session(s) and sent 5 message(s), 1.5 minutes in all."
+    assert said == "You have had 2 sessions and sent 5 messages, 1.5 minutes in all."
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from infra.settings import WhileBusy
 Effects = Iterable[Effect]
 
 BUSY_RETRY_SECONDS = 2.0
+REMEMBERED_MESSAGES = 1000
+"""Message ids that are known again. A client resends what it has no answer for, which is the last few."""
 READY_CHARS = 512 * 1024
 """How much history `ready` carries; the rest is read page by page over HTTP."""
 
@@ -111,6 +113,8 @@ class Conversation:
         merge = self._while_busy == "merge" and self._waiting
         turn_id = self._waiting[-1] if merge else self._new_id()
         self._turn_of[message_id] = turn_id
+        if len(self._turn_of) > REMEMBERED_MESSAGES:
+            del self._turn_of[next(iter(self._turn_of))]
         yield Send(wire.Accepted(self._next(), message_id, turn_id))
         # The same message sent again after a crash has the same event id: storing it twice stores it once.
         event_id = str(uuid5(NAMESPACE_URL, f"{self.session_id}/{message_id}"))

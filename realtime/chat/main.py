@@ -23,8 +23,8 @@ from infra.settings import Settings
 from infra.store import Store, open_store
 from infra.telemetry import get_logger
 
-CLOSE_SECONDS = 3.0
-"""How long each of the last writes may take at the end: the local stack promises to be gone within five seconds."""
+SESSIONS_SECONDS, JOURNAL_SECONDS, ENDINGS_SECONDS = 1.5, 0.5, 1.0
+"""How long the last steps may take at the end, in their order: the local stack is to be gone within five seconds."""
 
 log = get_logger("main")
 
@@ -56,12 +56,12 @@ async def open_backend(
             closing.push_async_callback(handoff.close)
             endings = Courier("endings", handoff.send, batch_size=SQS_BATCH, expected=HandoffUnavailable)
             endings.start()
-            closing.push_async_callback(endings.close, CLOSE_SECONDS)
+            closing.push_async_callback(endings.close, ENDINGS_SECONDS)
         else:
             log.warning("no summaries: DISCONNECT_QUEUE_URL is not set")
         journal = Journal(store, max_events=settings.journal_max_events)
         journal.start()
-        closing.push_async_callback(journal.close, CLOSE_SECONDS)
+        closing.push_async_callback(journal.close, JOURNAL_SECONDS)
         kit = TurnKit(
             model=model,
             tools=tools or standard_tools(),
@@ -71,7 +71,7 @@ async def open_backend(
         )
         sessions = Sessions(store, journal, kit, endings, settings)
         sessions.start()
-        closing.push_async_callback(sessions.close)
+        closing.push_async_callback(sessions.close, SESSIONS_SECONDS)
         yield _create_app(store, sessions, journal, settings)
 
 

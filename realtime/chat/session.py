@@ -14,6 +14,8 @@ from chat.tools.registry import ToolContext
 from chat.turn import Turn, TurnKit
 from infra.llm import Message
 
+STOP_SECONDS = 5.0
+
 
 class Session:
     """A conversation with its surroundings. `dispatch` is the one way in, and never awaits."""
@@ -112,9 +114,9 @@ class Session:
         self._turn = None
 
     async def stopped(self) -> None:
-        """Wait until every stopped turn has let go of its model call and tools."""
+        """Wait until every stopped turn has let go of its model call and tools; not for ever on one that will not."""
         if self._stopping:
-            await asyncio.wait(self._stopping)
+            await asyncio.wait(self._stopping, timeout=STOP_SECONDS)
 
     _PERFORM: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {
         Send: _send,

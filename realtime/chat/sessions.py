@@ -92,17 +92,21 @@ class Sessions:
         else:
             self._linger(session, self._settings.linger_seconds)
 
-    async def close(self) -> None:
-        """End every session, and wait until their turns have stopped and their ends are announced."""
+    async def close(self, within: float) -> None:
+        """End every session, and wait so many seconds until their events are stored and their ends announced."""
         self._closing = True
         if self._watch:
             self._watch.cancel()
         if self._opening:
-            await asyncio.wait(self._opening.values())
+            await asyncio.wait(self._opening.values(), timeout=within)
         for session in list(self._live.values()):
             self._end(session, "shutdown")
         if self._leaving:
-            await asyncio.wait(self._leaving.values())
+            _, late = await asyncio.wait(self._leaving.values(), timeout=within)
+            if late:
+                log.error("ended sessions not announced", sessions=len(late))
+            for leaving in late:
+                leaving.cancel()
 
     async def _find_or_open(self, session_id: str, user_id: str) -> Session:
         if self._closing:

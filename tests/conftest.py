@@ -44,13 +44,18 @@ def settings(tmp_path: Path) -> Settings:
 
 def make_settings(data_dir: Path, **changed: Any) -> Settings:
     """Settings for a test; `changed` wins."""
-    defaults = {"data_dir": data_dir, "demo_tokens_per_second": 0, "linger_seconds": 0.3, "tool_timeout_seconds": 1}
+    defaults: dict[str, Any] = {
+        "data_dir": data_dir,
+        "demo_tokens_per_second": 0,
+        "linger_seconds": 0.3,
+        "tool_timeout_seconds": 1,
+    }
     return Settings(_env_file=None, **(defaults | changed))
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Run the server as the product does, on a free port; use it as `async with serve(model=…, max_sessions=…)`.
+    """The server as the product runs it, on a free port: `async with serve(model=…, max_sessions=…) as server`.
 
     Parts (`store`, `model`, `tools`, `handoff`) replace those of the settings; the rest are settings.
     """

@@ -71,7 +71,7 @@ async def summarize(settings: Settings, model: ScriptedModel) -> str | None:
         ended = SessionEnded(session_id="s1", epoch=1, ended_at=utc_now(), reason="closed")
         assert await Summarizer(store, model).summarize(ended) is Outcome.WRITTEN
         session = await store.session("s1")
-        return session and session.final_summary
+        return session.final_summary if session else None
     finally:
         await store.close()
 

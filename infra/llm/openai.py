@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx2
 import openai
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
@@ -48,6 +49,8 @@ class OpenAIModel:
             base_url=settings.openai_base_url,
             timeout=settings.llm_timeout_seconds,
             max_retries=0,  # the turn retries, and only while nothing was shown
+            # The SDK's own limit is 1,000: every live session may wait for an answer at once.
+            http_client=openai.DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=settings.max_sessions)),
         )
         return cls(client, settings.llm_model, settings.llm_max_tokens)
 

@@ -83,7 +83,7 @@ class Turn:
                     for call in calls:
                         running.create_task(self._answer(call))
         except ModelError as error:
-            log.warning("model failed", turn_id=turn_id, code=error.code, cause=repr(error.__cause__ or error)[:300])
+            log.warning("model failed", turn_id=turn_id, code=error.code, cause=_name(error))
             talk.dispatch(TurnFailed(turn_id, error.code, str(error)))
         except Exception:
             log.exception("turn failed", turn_id=turn_id)
@@ -164,3 +164,8 @@ class Turn:
             call = ToolCall(f"call_{uuid4().hex[:12]}", call.name, call.arguments)
         self._call_ids.add(call.call_id)
         return call
+
+
+def _name(error: ModelError) -> str:
+    """What went wrong, for the log, without the provider's own words: they can quote keys and prompts."""
+    return f"{error} ({type(error.__cause__).__name__})" if error.__cause__ else str(error)

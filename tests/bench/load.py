@@ -6,6 +6,7 @@ It must cost less than the server it drives, so it looks for two byte strings in
 import asyncio
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 TOKEN, DONE = b'"token"', b'"done"'
@@ -94,7 +95,7 @@ async def connect(port: int, count: int) -> list[Socket]:
     sockets: list[Socket] = []
     for start in range(0, count, 50):
         batch = [
-            loop.create_connection(lambda n=number: Socket(f"/ws/session/bench-{n}"), "127.0.0.1", port)
+            loop.create_connection(partial(Socket, f"/ws/session/bench-{number}"), "127.0.0.1", port)
             for number in range(start, min(start + 50, count))
         ]
         sockets += [protocol for _, protocol in await asyncio.gather(*batch)]

@@ -19,7 +19,7 @@ async def is_well(server: Served, session_id: str = "neighbour") -> bool:
     """Whether another session is answered."""
     async with await ChatClient.connect(server.url, session_id) as neighbour:
         await neighbour.say("hello")
-        return (await neighbour.until("done"))["reason"] == "complete"
+        return bool((await neighbour.until("done"))["reason"] == "complete")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_a_burst_of_ten_thousand_frames_is_answered_one_by_one(serve: Serv
                 await client.say("flood", message_id=f"m{number}")
 
         async def answers() -> list[str]:
-            answered = []
+            answered: list[str] = []
             while len(answered) < count:
                 frame = await client.next()
                 if frame["type"] in ("accepted", "error"):

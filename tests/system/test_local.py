@@ -74,6 +74,11 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def alive(pids: list[int]) -> list[int]:
+    """Those of the processes that are still there."""
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
 async def summarised(port: int, session_id: str) -> dict[str, Any]:
     """The session's row once it has its summary."""
     async with asyncio.timeout(10):
@@ -104,7 +109,7 @@ async def test_the_whole_product_runs_and_goes_by_one_command(tmp_path: Path, st
         assert started
         process.send_signal(stop)
         assert await asyncio.to_thread(process.wait, 10) == 0
-        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+        assert not alive(started)
         await open_at_the_end.closed()
     with local_stack(tmp_path, port):
         _, row = await get(f"http://127.0.0.1:{port}/sessions/s2")

@@ -107,22 +107,21 @@ async def test_two_sockets_share_one_session(serve: Serve) -> None:
     """A second tab joins mid-reply: it gets the text so far, then every frame; one leaving ends nothing."""
     go_on = asyncio.Event()
     model = ScriptedModel(["Once ", "upon ", go_on, "a time."])
-    async with serve(model=model) as server:
-        async with await ChatClient.connect(server.url) as first:
-            await first.say("a story")
-            await first.until("token", content="upon ")
-            async with await ChatClient.connect(server.url) as second:
-                ready = await second.next()
-                await second.until("token")
-                assert second.text() == "Once upon "
-                go_on.set()
-                done = await second.until("done")
-            assert second.text() == "Once upon a time."
-            assert (ready["epoch"], ready["active_turn_id"]) == (1, done["turn_id"])
-            assert ready["history"][0]["content"] == "a story"
-            assert (await first.until("done"))["seq"] == done["seq"]
-            await first.send({"type": "ping"})
-            await first.until("pong")
+    async with serve(model=model) as server, await ChatClient.connect(server.url) as first:
+        await first.say("a story")
+        await first.until("token", content="upon ")
+        async with await ChatClient.connect(server.url) as second:
+            ready = await second.next()
+            await second.until("token")
+            assert second.text() == "Once upon "
+            go_on.set()
+            done = await second.until("done")
+        assert second.text() == "Once upon a time."
+        assert (ready["epoch"], ready["active_turn_id"]) == (1, done["turn_id"])
+        assert ready["history"][0]["content"] == "a story"
+        assert (await first.until("done"))["seq"] == done["seq"]
+        await first.send({"type": "ping"})
+        await first.until("pong")
 
 
 async def test_cancel_keeps_what_was_said_and_the_next_turn_works(serve: Serve) -> None:

@@ -80,6 +80,8 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
     """
     try:
         return Settings(_env_file=env_file)
+    except UnicodeDecodeError:
+        raise SettingsError(f"{env_file}: this file is not UTF-8 text") from None
     except ValidationError as error:
         raise SettingsError("; ".join(_line(problem["loc"], problem["msg"]) for problem in error.errors())) from None
 

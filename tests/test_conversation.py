@@ -248,6 +248,25 @@ def test_a_message_sent_again_after_a_crash_has_the_same_event_id() -> None:
     assert event_ids() == event_ids() != []
 
 
+def test_a_session_remembers_so_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest ids are known again; memory does not grow with a session's age."""
+    monkeypatch.setattr("chat.conversation.REMEMBERED_MESSAGES", 2)
+    talk = a_conversation("interrupt", mode="casual")
+    for message_id in ("m1", "m2", "m3"):
+        talk.receive(UserSaid("hello", message_id))
+    assert starts(talk.receive(UserSaid("hello", "m2"))) == starts(talk.receive(UserSaid("hello", "m3"))) == []
+    assert len(starts(talk.receive(UserSaid("hello", "m1")))) == 2
+
+
+def test_ready_carries_no_more_history_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long past a client is sent the end; the rest it can read over HTTP."""
+    monkeypatch.setattr("chat.conversation.READY_CHARS", 10)
+    before = [said(n, "old", "hello" * n, n, f"m{n}").event for n in (3, 1, 1)]
+    assert a_conversation(before=before).receive(Attached("conn")) == (
+        Reply("conn", Ready(0, "s", 3, False, None, before[1:])),
+    )
+
+
 def test_queue_answers_one_after_another() -> None:
     """A message sent meanwhile is accepted and recorded at once, and its turn starts when the first is done."""
     talk = running("queue")

@@ -14,6 +14,8 @@ class Rain(Exception):
     """The failure that is expected."""
 
 
+PATIENCE = 5.0
+"""Seconds a test waits for what should happen at once before it fails."""
 Weather = Exception | asyncio.Event | Callable[[Sequence[int]], Sequence[int]]
 
 
@@ -69,7 +71,7 @@ async def test_it_carries_in_order_and_in_batches(courier: Courier[int], far_end
     for item in range(7):
         courier.put(item)
     assert courier.waiting() == 7
-    await courier.settled()
+    await asyncio.wait_for(courier.settled(), PATIENCE)
     assert far_end.asked == [[0, 1, 2], [3, 4, 5], [6]]
     assert courier.waiting() == 0
 
@@ -80,7 +82,7 @@ async def test_a_failed_batch_is_carried_again_before_the_next(courier: Courier[
     with capture_logs() as logs:
         for item in range(4):
             courier.put(item)
-        await courier.settled()
+        await asyncio.wait_for(courier.settled(), PATIENCE)
     assert far_end.asked == [[0, 1, 2]] * 4 + [[3]]
     assert far_end.arrived == [0, 1, 2, 3]
     assert [(line["event"], line["log_level"]) for line in logs] == [
@@ -95,7 +97,7 @@ async def test_only_what_was_given_back_is_carried_again(courier: Courier[int], 
     far_end.weather.extend([lambda batch: batch[1:], Rain(), lambda batch: batch[:1]])
     for item in range(4):
         courier.put(item)
-    await courier.settled()
+    await asyncio.wait_for(courier.settled(), PATIENCE)
     assert far_end.asked == [[0, 1, 2], [1, 2], [1, 2], [1], [3]]
     assert far_end.arrived == [0, 2, 1, 3]
 
@@ -105,12 +107,12 @@ async def test_what_is_put_meanwhile_is_carried_next(courier: Courier[int], far_
     gate = asyncio.Event()
     far_end.weather.append(gate)
     courier.put(0)
-    await far_end.reached.wait()
+    await asyncio.wait_for(far_end.reached.wait(), PATIENCE)
     courier.put(1)
     gate.set()
-    await courier.settled()
+    await asyncio.wait_for(courier.settled(), PATIENCE)
     courier.put(2)
-    await courier.settled()
+    await asyncio.wait_for(courier.settled(), PATIENCE)
     assert far_end.arrived == [0, 1, 2]
 
 
@@ -120,11 +122,11 @@ async def test_settled_is_about_what_was_put_before(courier: Courier[int], far_e
     far_end.weather.extend([first, second])
     courier.put(0)
     settled = asyncio.create_task(courier.settled())
-    await far_end.reached.wait()
+    await asyncio.wait_for(far_end.reached.wait(), PATIENCE)
     courier.put(1)
     assert not settled.done()
     first.set()
-    await settled
+    await asyncio.wait_for(settled, PATIENCE)
     assert (far_end.arrived, courier.waiting()) == ([0], 1)
     second.set()
 
@@ -136,7 +138,7 @@ async def test_the_first_waits_for_company(far_end: FarEnd) -> None:
     courier.put(0)
     await asyncio.sleep(0)
     courier.put(1)
-    await courier.settled()
+    await asyncio.wait_for(courier.settled(), PATIENCE)
     assert far_end.asked == [[0, 1]]
     await courier.close(within=1)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -268,3 +269,20 @@ def test_message_ids_lead_to_their_turns() -> None:
     script.done("t", "c")
     script.user("u", "d")
     assert History(script.events, PLENTY).message_turns() == {"m-a": "t", "m-b": "t", "m-d": "u"}
+
+
+@pytest.mark.parametrize(
+    ("max_chars", "contents"), [(0, "d"), (4, "d"), (5, "cd"), (9, "cd"), (10, "bcd"), (99, "abcd")]
+)
+def test_a_client_is_given_the_latest_that_fit(max_chars: int, contents: str) -> None:
+    """Oldest first, as many as fit into so many characters, and the last one whatever its length."""
+    script = Script()
+    for content, length in zip("abcd", (1, 5, 1, 4), strict=True):
+        script.user("t", content * length)
+    assert [event.content[0] for event in History(script.events, PLENTY).events(max_chars)] == list(contents)
+
+
+def test_a_new_session_has_nothing_to_show() -> None:
+    """No event, and no message."""
+    assert History([], PLENTY).events(99) == []
+    assert History([], PLENTY).messages() == []

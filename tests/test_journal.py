@@ -17,6 +17,8 @@ from tests.flaky import FlakyStore
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 DOWN = StoreUnavailable("it rains")
+PATIENCE = 5.0
+"""Seconds a test waits for what should happen at once before it fails."""
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,11 @@ def event(content: str, session_id: str = "s", event_id: str | None = None) -> E
     )
 
 
+async def settle(journal: Journal) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await journal.settled()
+
+
 async def stored(store: Store, session_id: str = "s") -> list[str]:
     return [each.content for each in await store.events(session_id, limit=2000)]
 
@@ -79,10 +86,10 @@ async def test_saved_is_told_after_the_commit(store: FlakyStore, journal: Journa
     store.weather.append(gate)
     for n in (1, 2, 3):
         journal.record(event(str(n)), 10 * n, told)
-    await store.reached.wait()
+    await asyncio.wait_for(store.reached.wait(), PATIENCE)
     assert told.through == []
     gate.set()
-    await journal.settled()
+    await settle(journal)
     assert told.through == [30]
     assert await stored(store) == ["1", "2", "3"]
     assert len(store.appended) == 1
@@ -95,10 +102,10 @@ async def test_nothing_is_told_while_the_store_is_down(store: FlakyStore, journa
     journal.record(event("1"), 1, told)
     while len(store.appended) < 3:
         store.reached.clear()
-        await store.reached.wait()
+        await asyncio.wait_for(store.reached.wait(), PATIENCE)
     assert told.through == []
     gate.set()
-    await journal.settled()
+    await settle(journal)
     assert told.through == [1]
 
 
@@ -108,7 +115,7 @@ async def test_each_session_is_told_its_own_position(store: FlakyStore, journal:
     journal.record(event("1"), 7, one)
     journal.record(event("1", "s2"), 3, two)
     journal.record(event("2"), 8, one)
-    await journal.settled()
+    await settle(journal)
     assert len(store.appended) == 1
     assert (one.through, two.through) == ([8], [3])
 
@@ -120,8 +127,8 @@ async def test_order_is_kept_over_failures(store: FlakyStore, journal: Journal) 
         journal.record(event(f"{n:02}", "s" if n % 3 else "s2"), n, Told())
         if n % 20 == 19:  # the next ones come while these are being tried
             store.reached.clear()
-            await store.reached.wait()
-    await journal.settled()
+            await asyncio.wait_for(store.reached.wait(), PATIENCE)
+    await settle(journal)
     assert len(store.appended) > 4, "there was no bad weather"
     store.weather.clear()
     assert await stored(store) == [f"{n:02}" for n in range(60) if n % 3]
@@ -134,7 +141,7 @@ async def test_a_batch_whose_answer_got_lost_is_stored_once(store: FlakyStore, j
     store.lost_answers.extend([DOWN, DOWN])
     journal.record(event("1"), 1, told)
     journal.record(event("2"), 2, told)
-    await journal.settled()
+    await settle(journal)
     assert len(store.appended) == 3
     assert await stored(store) == ["1", "2"]
     assert told.through == [2]
@@ -149,7 +156,7 @@ async def test_a_refused_event_is_set_aside_alone(store: FlakyStore, journal: Jo
     with capture_logs() as logs:
         for n, content in enumerate(contents):
             journal.record(event(content, event_id=f"e{n}"), n, told)
-        await journal.settled()
+        await settle(journal)
     assert await stored(store) == [str(n) for n in range(7) if n not in bad]
     aside = [line["event_id"] for line in logs if line["event"] == "event set aside"]
     assert aside == [f"e{n}" for n in sorted(bad)]
@@ -162,7 +169,7 @@ async def test_a_refusal_in_the_rain(store: FlakyStore, journal: Journal) -> Non
     store.weather.extend([None, None, DOWN])
     for content in ("1", "2", "poison", "3"):
         journal.record(event(content), 1, Told())
-    await journal.settled()
+    await settle(journal)
     assert await stored(store) == ["1", "2", "3"]
 
 
@@ -176,10 +183,10 @@ async def test_a_listener_that_raises_stops_nothing(store: FlakyStore, journal: 
     with capture_logs() as logs:
         journal.record(event("1"), 1, trouble)
         journal.record(event("2"), 2, told)
-        await journal.settled()
+        await settle(journal)
     assert [line["event"] for line in logs] == ["saved, but could not be told"]
     journal.record(event("3"), 3, told)
-    await journal.settled()
+    await settle(journal)
     assert told.through == [2, 3]
     assert [len(batch) for batch in store.appended] == [2, 1]
 
@@ -191,7 +198,7 @@ async def test_the_mode_is_stored(store: FlakyStore, journal: Journal) -> None:
     journal.record_mode("s", "casual")
     journal.record_mode("s2", "casual")
     journal.record_mode("s", "analytical")
-    await journal.settled()
+    await settle(journal)
     rows = [await store.session(session_id) for session_id in ("s", "s2")]
     assert [row and row.mode for row in rows] == ["analytical", "casual"]
     assert await stored(store) == ["1"]
@@ -200,7 +207,7 @@ async def test_the_mode_is_stored(store: FlakyStore, journal: Journal) -> None:
 async def test_a_mode_alone_is_stored(store: FlakyStore, journal: Journal) -> None:
     """It needs no event for company, and writes none."""
     journal.record_mode("s", "casual")
-    await journal.settled()
+    await settle(journal)
     row = await store.session("s")
     assert row
     assert row.mode == "casual"
@@ -214,29 +221,29 @@ async def test_it_is_full_at_its_bound_and_takes_more(store: FlakyStore, journal
     for n in range(2):
         journal.record(event(str(n)), n, Told())
     assert not journal.is_full()
-    await store.reached.wait()
+    await asyncio.wait_for(store.reached.wait(), PATIENCE)
     journal.record(event("2"), 2, Told())
     assert journal.is_full()
     journal.record(event("3"), 3, Told())
     assert journal.is_full()
     gate.set()
-    await journal.settled()
+    await settle(journal)
     assert not journal.is_full()
     assert await stored(store) == ["0", "1", "2", "3"]
 
 
 async def test_settled_waits_for_what_was_recorded_before_it(store: FlakyStore, journal: Journal) -> None:
     """Not for what comes later; and where all is stored, not at all."""
-    await journal.settled()
+    await settle(journal)
     gate = asyncio.Event()
     store.weather.extend([None, gate])
     journal.record(event("1"), 1, Told())
     settled = asyncio.create_task(journal.settled())
-    await store.reached.wait()
+    await asyncio.wait_for(store.reached.wait(), PATIENCE)
     journal.record(event("2"), 2, Told())
-    await settled
+    await asyncio.wait_for(settled, PATIENCE)
     gate.set()
-    await journal.settled()
+    await settle(journal)
     assert await stored(store) == ["1", "2"]
 
 
@@ -266,6 +273,6 @@ async def test_a_big_crowd_goes_in_bounded_batches(
     """What piled up is written in batches of at most 500, all of it and in order."""
     for n in range(1201):
         journal.record(event(f"{n:04}"), n, Told())
-    await journal.settled()
+    await settle(journal)
     assert [len(batch) for batch in store.appended] == [500, 500, 201]
     assert await stored(store) == [f"{n:04}" for n in range(1201)]

@@ -15,6 +15,8 @@ from chat.protocol import CloseCode, Pong, Saved, Token, encode
 from tests.hypothesis_profile import lenient
 
 PONG = encode(Pong())
+PATIENCE = 5.0
+"""Seconds a test waits for what should happen at once before it fails."""
 
 
 class Socket:
@@ -161,7 +163,7 @@ async def test_room_waits_for_the_reader(socket: Socket) -> None:
     await socket.busy.wait()
     assert not waiting.done()
     socket.open.set()
-    await waiting
+    await asyncio.wait_for(waiting, PATIENCE)
     assert socket.outbox.has_room()
     assert told == ["room"]
     assert [len(text) for text in socket.sent] == [module.SOFT_CHARS, 1]
@@ -188,12 +190,28 @@ async def test_past_the_hard_bound_the_reader_is_given_up(socket: Socket, kind: 
             socket.outbox.put(big)
         else:
             socket.outbox.put_token(token(seq, big))
-    await asyncio.gather(*waiting)
+    await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)
     assert socket.dropped == [CloseCode.SLOW_READER]
     assert socket.outbox.gone
     socket.open.set()
     socket.outbox.drop(CloseCode.SLOW_READER)
     assert socket.dropped == [CloseCode.SLOW_READER]
+
+
+@pytest.mark.parametrize("kind", ["frame", "token"])
+async def test_one_long_frame_is_not_the_readers_fault(socket: Socket, kind: str) -> None:
+    """However long it is, a reader that was not behind gets it."""
+    long = "x" * (module.HARD_CHARS + 1)
+    socket.outbox.put("first")
+    await socket.busy.wait()
+    if kind == "frame":
+        socket.outbox.put(long)
+    else:
+        socket.outbox.put_token(token(1, long))
+    socket.open.set()
+    await socket.until(lambda: len(socket.sent) == 2)
+    assert socket.sent[1] == (long if kind == "frame" else encode(token(1, long)))
+    assert socket.dropped == []
 
 
 async def test_closing_sends_first_what_is_queued(socket: Socket) -> None:
@@ -222,8 +240,8 @@ async def test_abandoning_releases_who_waits(socket: Socket) -> None:
     waiting = asyncio.create_task(socket.outbox.room())
     await socket.busy.wait()
     socket.outbox.abandon()
-    await waiting
-    await socket.outbox.room()
+    await asyncio.wait_for(waiting, PATIENCE)
+    await asyncio.wait_for(socket.outbox.room(), PATIENCE)
     assert socket.outbox.gone
     assert socket.dropped == []
 
@@ -236,7 +254,7 @@ async def test_a_waiter_that_is_cancelled_harms_no_other(socket: Socket) -> None
     stopped.cancel()
     await asyncio.wait([stopped])
     socket.open.set()
-    await waiting
+    await asyncio.wait_for(waiting, PATIENCE)
     assert socket.outbox.has_room()
 
 

@@ -67,7 +67,7 @@ def answer(messages: Sequence[Message], tools: set[str]) -> tuple[str, list[Tool
         opening = "I will look at the figures first." if analytical else "Sure, let me look that up!"
         return opening, calls
     if wanted := re.search(r"(\d+) words", question):
-        return " ".join(islice(cycle(FILLER), min(int(wanted[1]), LONGEST_REPLY))), []
+        return " ".join(islice(cycle(FILLER), min(int(wanted[1][:9]), LONGEST_REPLY))), []
     return _talk(question, said[:-1], analytical), []
 
 

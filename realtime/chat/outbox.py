@@ -34,6 +34,8 @@ class Outbox:
 
     def put_token(self, token: Token) -> None:
         """Queue a token; it may be joined with its neighbours."""
+        if self.gone:
+            return
         self._pending.append(token)
         self._chars += len(token.content)
         if self._wake is not None:
@@ -43,6 +45,8 @@ class Outbox:
 
     def put(self, text: str) -> None:
         """Queue an encoded frame."""
+        if self.gone:
+            return
         self._pending.append(text)
         self._chars += len(text)
         self._rouse()
@@ -96,6 +100,8 @@ class Outbox:
                     await send(encode(token))  # the usual case, without the machinery of joining
                 else:
                     for text in joined(batch):
+                        if self.gone:
+                            return
                         await send(text)
                 self._batch_since = None
                 self._made_room()

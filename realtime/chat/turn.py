@@ -24,7 +24,7 @@ MODEL_ATTEMPTS = 3
 FAIR_SHARE = 32
 """Chunks a turn takes before it lets the others run. A model that has much at hand never suspends by itself."""
 REARM_SECONDS = 1.0
-"""How often the stall timeout is set anew. Once a chunk would cost a timer per token."""
+"""How often the stall timeout is set anew at the most. Once a chunk would cost a timer per token."""
 
 log = get_logger("turn")
 
@@ -109,9 +109,10 @@ class Turn:
         finished: Finished | None = None
         taken = shown = 0
         time = asyncio.get_running_loop().time
+        rearm = min(REARM_SECONDS, self._kit.stall_seconds / 4)
         try:
             async with (
-                asyncio.timeout(self._kit.stall_seconds) as deadline,
+                asyncio.timeout(self._kit.stall_seconds + rearm) as deadline,
                 aclosing(self._kit.model.stream(self._talk.messages(), tools)) as chunks,
             ):
                 armed = time()
@@ -130,9 +131,9 @@ class Turn:
                     if not self._talk.has_room():
                         deadline.reschedule(None)  # waiting for a reader is not the model's stall
                         await self._talk.room()
-                        armed = -REARM_SECONDS
-                    if (now := time()) - armed >= REARM_SECONDS:
-                        deadline.reschedule(now + self._kit.stall_seconds)
+                        armed = -rearm
+                    if (now := time()) - armed >= rearm:
+                        deadline.reschedule(now + self._kit.stall_seconds + rearm)  # never too early
                         armed = now
             if finished is None:
                 raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)

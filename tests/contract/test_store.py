@@ -15,6 +15,7 @@ from infra.store.sqlite import SqliteStore
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+ELSEWHERE = timezone(timedelta(hours=-9, minutes=-30))
 
 
 async def _sqlite(folder: Path) -> Store:
@@ -142,7 +143,7 @@ async def test_an_event_comes_back_as_it_was(store: Store) -> None:
 
 async def test_times_come_back_aware_and_equal(store: Store) -> None:
     """A moment stays the moment, whichever offset it was given in."""
-    elsewhere = DAWN.astimezone(timezone(timedelta(hours=-9, minutes=-30)))
+    elsewhere = DAWN.astimezone(ELSEWHERE)
     session = await an_open_session(store, at=elsewhere)
     await store.append([an_event(session.session_id, timestamp=elsewhere)])
     await store.finish_session(session.session_id, 1, ended_at=elsewhere + MINUTE, summary="")
@@ -199,6 +200,7 @@ async def test_events_are_read_in_pages(store: Store) -> None:
     after = 0
     while page := await store.events(session.session_id, after=after, limit=3):
         pages.append([event.content for event in page])
+        assert page[-1].id > after, "the walk does not get on"
         after = page[-1].id
     assert pages == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
 
@@ -336,7 +338,7 @@ async def test_the_figures_of_a_user(store: Store) -> None:
             an_event(ended.session_id, role="assistant", timestamp=DAWN + MINUTE),
             an_event(running.session_id, timestamp=DAWN + MINUTE),
             an_event(running.session_id, role="tool", timestamp=DAWN + 2 * MINUTE),
-            an_event(running.session_id, timestamp=DAWN + 3 * MINUTE),
+            an_event(running.session_id, timestamp=(DAWN + 3 * MINUTE).astimezone(ELSEWHERE)),
         ]
     )
     await store.finish_session(ended.session_id, 1, ended_at=DAWN + timedelta(seconds=90), summary="")

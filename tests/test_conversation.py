@@ -349,10 +349,13 @@ def test_cancel_before_the_first_word() -> None:
 
 @pytest.mark.parametrize("while_busy", ["queue", "merge"])
 def test_cancel_of_a_waiting_turn(while_busy: WhileBusy) -> None:
-    """It is done without having run, and the running one goes on."""
+    """It is done without having run, which is recorded, and the running one goes on."""
     talk = running(while_busy)
     talk.receive(UserSaid("and?", "m2"))
-    assert talk.receive(CancelAsked("id2")) == (Send(Done(3, "id2", "cancelled", Usage())),)
+    assert talk.receive(CancelAsked("id2")) == (
+        Send(Done(3, "id2", "cancelled", Usage())),
+        cancelled(3, "id3", "id2", "", 2),
+    )
     assert starts(talk.receive(ReplyFinished("id1", "complete", Usage()))) == []
 
 
@@ -436,6 +439,7 @@ def test_the_end_stops_everything() -> None:
         Send(Done(4, "id1", "cancelled", Usage())),
         cancelled(4, "id3", "id1", "Hel", 2),
         Send(Done(5, "id2", "cancelled", Usage())),
+        cancelled(5, "id4", "id2", "", 3),
     )
 
 

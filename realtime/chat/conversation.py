@@ -138,7 +138,7 @@ class Conversation:
     def _cancel_asked(self, it: inputs.CancelAsked) -> Effects:
         if it.turn_id in self._waiting:
             self._waiting = [turn_id for turn_id in self._waiting if turn_id != it.turn_id]
-            yield Send(wire.Done(self._next(), it.turn_id, "cancelled", wire.Usage()))
+            yield from self._close_turn(_Turn(it.turn_id), "cancelled")
         elif self._turn and it.turn_id in (None, self._turn.turn_id):
             yield from self._stop("cancelled")
             yield from self._go_on()
@@ -202,7 +202,7 @@ class Conversation:
         if self._turn:
             yield from self._stop("cancelled")
         for turn_id in dict.fromkeys(self._waiting):
-            yield Send(wire.Done(self._next(), turn_id, "cancelled", wire.Usage()))
+            yield from self._close_turn(_Turn(turn_id), "cancelled")
         self._waiting.clear()
         self._ended = True
 
@@ -246,6 +246,10 @@ class Conversation:
         for call_id in list(turn.open_calls):
             yield from self._close_call(turn, call_id, None, "stopped before it answered")
         self._turn = None
+        yield from self._close_turn(turn, reason)
+
+    def _close_turn(self, turn: "_Turn", reason: wire.DoneReason) -> Effects:
+        """Tell and record how a turn ended; one that only waited has said nothing and used nothing."""
         yield Send(wire.Done(self._next(), turn.turn_id, reason, turn.usage))
         metadata: dict[str, Any] = {"reason": reason, "usage": msgspec.to_builtins(turn.usage)}
         if reason in ("cancelled", "error"):

@@ -74,6 +74,7 @@ class Conversing(RuleBasedStateMachine):
         self.stopped: str | None = None
         self.started: set[str] = set()
         self.done: dict[str, str] = {}
+        self.ends: dict[str, str] = {}
         self.open_calls: list[str] = []
         self.shown = ""
         self.usage = Usage()
@@ -164,9 +165,14 @@ class Conversing(RuleBasedStateMachine):
         assert self.through <= through <= self.seq
         self.through = through
         self.stored.append(event)
-        if event.role == "assistant":
+        if event.role == "assistant" and event.turn_id in self.started:
             assert event.content == self.shown, "recorded is not what was shown"
             self.shown = ""
+        elif event.role == "assistant":
+            assert event.content == "", "words of a turn that never ran"
+        if "reason" in event.metadata:
+            assert event.turn_id not in self.ends, "two last events of one turn"
+            self.ends[event.turn_id] = event.metadata["reason"]
 
     # What users do
 
@@ -333,6 +339,7 @@ class Conversing(RuleBasedStateMachine):
     @invariant()
     def what_is_stored_is_what_is_known(self) -> None:
         """A history read back from the store tells a model the same."""
+        assert self.ends == self.done, "a turn's end is not stored as it was told"
         read_back = History(self.stored, self.limit)
         assert read_back.messages(without=self.waiting) == self.talk.messages()[1:]
 

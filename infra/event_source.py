@@ -11,11 +11,11 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.handoff import SQS_BATCH
 from infra.telemetry import get_logger
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
-BATCH = 10
 POLL_SECONDS = 1
 """How long one receive waits for a message, and so how long a stop may take."""
 RETRY_SECONDS = 1.0
@@ -65,7 +65,7 @@ class EventSource:
         """
         received = self._sqs.receive_message(
             QueueUrl=self._queue_url,
-            MaxNumberOfMessages=BATCH,
+            MaxNumberOfMessages=SQS_BATCH,
             WaitTimeSeconds=wait_seconds,
             AttributeNames=["All"],
             MessageAttributeNames=["All"],
@@ -95,7 +95,6 @@ class EventSource:
 def _record(message: dict[str, Any], queue_url: str) -> dict[str, Any]:
     """One record of the event, as Lambda sends it (its developer guide, "Using Lambda with Amazon SQS")."""
     account, name = queue_url.rstrip("/").split("/")[-2:]
-    region = "us-east-1"
     return {
         "messageId": message["MessageId"],
         "receiptHandle": message["ReceiptHandle"],
@@ -104,6 +103,6 @@ def _record(message: dict[str, Any], queue_url: str) -> dict[str, Any]:
         "messageAttributes": message.get("MessageAttributes", {}),
         "md5OfBody": message["MD5OfBody"],
         "eventSource": "aws:sqs",
-        "eventSourceARN": f"arn:aws:sqs:{region}:{account}:{name}",
-        "awsRegion": region,
+        "eventSourceARN": f"arn:aws:sqs:local:{account}:{name}",
+        "awsRegion": "local",
     }

@@ -19,7 +19,7 @@ class Handoff(Protocol):
     """Where ended sessions are announced, at least once each."""
 
     async def send(self, ended: Sequence[SessionEnded]) -> list[SessionEnded]:
-        """Announce them.
+        """Announce them, at most `SQS_BATCH` at once.
 
         Returns:
             Those that were not taken and should be sent again; empty when all is well.
@@ -48,10 +48,7 @@ class SqsHandoff:
 
     async def send(self, ended: Sequence[SessionEnded]) -> list[SessionEnded]:
         """See `Handoff.send`."""
-        left = []
-        for start in range(0, len(ended), SQS_BATCH):
-            left += await asyncio.to_thread(self._send_batch, ended[start : start + SQS_BATCH])
-        return left
+        return await asyncio.to_thread(self._send_batch, ended)
 
     def _send_batch(self, batch: Sequence[SessionEnded]) -> list[SessionEnded]:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -77,7 +74,7 @@ def sqs_client(settings: Settings) -> Any:
         "sqs",
         region_name=settings.aws_region,
         endpoint_url=settings.aws_endpoint_url,
-        config=Config(connect_timeout=3, read_timeout=25, retries={"total_max_attempts": 1}),
+        config=Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1}),
     )
 
 

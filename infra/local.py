@@ -78,7 +78,7 @@ def run(settings: Settings, stopping: threading.Event) -> int:
                 pass
             # What ends in the container is announced on the queue, and summarised from there: so it stops first.
             stop_container(container)
-    return 0 if stopping.is_set() else container.returncode
+    return 0 if stopping.is_set() else container.returncode or 1
 
 
 def start_function(settings: Settings, ending: ExitStack) -> EventSource:

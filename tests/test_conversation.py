@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any, get_args
 from uuid import NAMESPACE_URL, uuid5
 
+import msgspec
 import pytest
 
 from chat import inputs
@@ -497,6 +498,22 @@ def test_arguments_nested_beyond_reason_are_kept_as_text() -> None:
     deep = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
     effects = running().receive(ToolsAsked("id1", (ToolCall("c1", "look", deep),), Usage()))
     assert effects[0] == Send(ToolCalled(2, "id1", "c1", "look", deep))
+
+
+def test_what_was_taken_can_be_shown_for_ever() -> None:
+    """However deeply a model nested its arguments, the history that holds them can be sent and read back."""
+
+    def deeper(frames: int, value: Any) -> str:
+        return deeper(frames - 1, value) if frames else msgspec.json.encode(value).decode()
+
+    for levels in range(1, 1100):
+        nested = '{"a":' + "[" * levels + "]" * levels + "}"
+        talk = running()
+        talk.receive(ToolsAsked("id1", (ToolCall("c1", "look", nested),), Usage()))
+        (reply,) = talk.receive(Attached("conn"))
+        assert isinstance(reply, Reply)
+        text = deeper(60, reply.frame)
+        assert msgspec.json.decode(text, type=Ready) == reply.frame
 
 
 def test_every_input_is_known() -> None:

@@ -66,6 +66,7 @@ class Conversing(RuleBasedStateMachine):
             now=a_clock(),
         )
         self.stored = list(before)
+        self.known = list(before)[-limit:]
         self.seq = 0
         self.through = 0
         self.turn_of: dict[str, str] = History(before, limit).message_turns()
@@ -165,6 +166,9 @@ class Conversing(RuleBasedStateMachine):
         assert self.through <= through <= self.seq
         self.through = through
         self.stored.append(event)
+        self.known.append(event)
+        while len(self.known) > self.limit and self.known[0].turn_id != (self.running or event.turn_id):
+            del self.known[0]  # but never what the running turn was asked
         if event.role == "assistant" and event.turn_id in self.started:
             assert event.content == self.shown, "recorded is not what was shown"
             self.shown = ""
@@ -206,7 +210,7 @@ class Conversing(RuleBasedStateMachine):
         ready = effects[0]
         assert isinstance(ready, Reply)
         assert isinstance(ready.frame, Ready)
-        assert ready.frame.history == self.stored[-self.limit :]
+        assert ready.frame.history == self.known
         assert len(effects) == (2 if self.shown and self.running else 1)
         if nonsense:
             refused = Error(self.seq + 1, ErrorCode.BAD_JSON, "No.", None, "m", 1.5)
@@ -340,7 +344,7 @@ class Conversing(RuleBasedStateMachine):
     def what_is_stored_is_what_is_known(self) -> None:
         """A history read back from the store tells a model the same."""
         assert self.ends == self.done, "a turn's end is not stored as it was told"
-        read_back = History(self.stored, self.limit)
+        read_back = History(self.known, len(self.known) or 1)
         assert read_back.messages(without=self.waiting) == self.talk.messages()[1:]
 
     @invariant()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat.history import NO_RESULT, History
+from chat.history import MODEL_CHARS, NO_RESULT, History
 from infra.llm import Message, ToolCall
 from infra.records import Event, Role
 from tests.hypothesis_profile import lenient
@@ -83,6 +83,13 @@ class Script:
         self._add(turn, "tool", content, {"kind": "result", "call_id": call_id, "name": "look", "ok": True})
 
 
+def said(turn: str, content: str) -> Event:
+    """A user's message."""
+    script = Script()
+    script.user(turn, content)
+    return script.events[0]
+
+
 def look(call_id: str, arguments: str = "{}") -> ToolCall:
     return ToolCall(call_id, "look", arguments)
 
@@ -133,18 +140,40 @@ def test_every_moment_of_a_live_history_is_valid(events: list[Event], limit: int
     """After each event that is added, within any limit and without any turns that wait, a model accepts the rest."""
     history = History([], limit)
     for event in events:
-        history.add(event)
+        history.add(event, running=event.turn_id)
         assert_fit_for_a_model(history.messages(without=waiting))
 
 
 @lenient
 @given(recordings(), st.integers(1, 30))
 def test_live_and_read_back_are_one(events: list[Event], limit: int) -> None:
-    """A history built event by event equals one read back from the store in one piece."""
+    """A history built event by event equals one read back from the store in one piece, as far as it reaches."""
     live = History([], limit)
     for event in events:
-        live.add(event)
-    assert live.messages() == History(events, limit).messages()
+        live.add(event, running=event.turn_id)
+    reach = len(live.events(MODEL_CHARS))
+    assert reach >= min(limit, len(events))
+    assert live.messages() == History(events, reach).messages()
+
+
+def test_a_running_turn_keeps_its_question() -> None:
+    """However many calls it makes, and whatever else is said meanwhile, the model is still told what was asked."""
+    live = History([], 2)
+    live.add(said("t1", "what is it?"), running="t1")
+    for number in range(5):
+        live.add(said("t2", f"hurry {number}"), running="t1")
+    assert live.messages(without=["t2"]) == [Message("user", "what is it?")]
+    live.add(said("t3", "next"), running="t3")
+    assert [message.content for message in live.messages()] == ["hurry 4", "next"]
+
+
+def test_a_model_is_given_no_more_than_it_can_take() -> None:
+    """Of a long history it gets the latest whole turns that fit, and the last one in any case."""
+    long = "x" * (MODEL_CHARS // 3)
+    history = History([said(f"t{number}", f"{number}{long}") for number in range(5)], PLENTY)
+    assert [message.content[0] for message in history.messages()] == ["3", "4"]
+    longest = History([said("t1", "short"), said("t2", "y" * (MODEL_CHARS + 1))], PLENTY)
+    assert [message.content[0] for message in longest.messages()] == ["y"]
 
 
 @lenient

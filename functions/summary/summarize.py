@@ -1,5 +1,7 @@
 """Ends one session in the store: idempotent, in whatever order and however often it is asked."""
 
+import asyncio
+from contextlib import aclosing
 from enum import Enum
 
 from functions.summary.prompt import messages_for_model, plain_summary
@@ -8,6 +10,8 @@ from infra.records import Event, Session, SessionEnded
 from infra.store import Store
 from infra.telemetry import get_logger
 
+MODEL_SECONDS = 20.0
+"""How long a model may take: the function itself has 30 s, and others of its batch wait."""
 PAGE = 1000
 """Events read at once. Servers cap a read at a number of rows; a long session takes several."""
 
@@ -62,7 +66,10 @@ class Summarizer:
         ended_at = max([ended.ended_at, *(event.timestamp for event in events[-1:])])
         # The user may come back while we write, or the same message be handled twice at once: the store decides.
         written = await self._store.finish_session(session.session_id, ended.epoch, ended_at=ended_at, summary=summary)
-        return Outcome.WRITTEN if written else Outcome.REPEATED
+        if written:
+            return Outcome.WRITTEN
+        now = await self._store.session(session.session_id)
+        return Outcome.STALE if now and now.epoch > ended.epoch else Outcome.REPEATED
 
     async def _all_events(self, session_id: str) -> list[Event]:
         events: list[Event] = []
@@ -77,12 +84,15 @@ class Summarizer:
         if self._model is None or not any(event.role == "user" for event in events):
             return plain
         try:
-            chunks = self._model.stream(messages_for_model(events), [])
-            text = "".join([chunk.text async for chunk in chunks if isinstance(chunk, TextDelta)])
-        except ModelError as error:
-            if error.retryable:
+            async with (
+                asyncio.timeout(MODEL_SECONDS),
+                aclosing(self._model.stream(messages_for_model(events), [])) as chunks,
+            ):
+                text = "".join([chunk.text async for chunk in chunks if isinstance(chunk, TextDelta)])
+        except (ModelError, TimeoutError) as error:
+            if isinstance(error, ModelError) and error.retryable:
                 raise
-            # It would refuse the next time as well; a plain summary is better than none.
-            log.warning("plain summary", session_id=session.session_id, code=error.code)
+            # It would refuse, or be as slow, the next time as well; a plain summary is better than none.
+            log.warning("plain summary", session_id=session.session_id, cause=str(error) or "timeout")
             return plain
         return " ".join(text.split()) or plain

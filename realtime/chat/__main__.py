@@ -49,7 +49,7 @@ def create_server(app: FastAPI, settings: Settings) -> Server:
             ws_per_message_deflate=False,  # costs more than it saves on frames of a hundred bytes
             ws_ping_interval=settings.ping_seconds,
             ws_ping_timeout=settings.ping_seconds,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=1,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -26,6 +26,8 @@ Effects = Iterable[Effect]
 BUSY_RETRY_SECONDS = 2.0
 REMEMBERED_MESSAGES = 1000
 """Message ids that are known again. A client resends what it has no answer for, which is the last few."""
+MOST_LEVELS = 64
+"""How deep a tool call's arguments may be nested before they are kept as text: encoders recurse, and give up."""
 READY_CHARS = 512 * 1024
 """How much history `ready` carries; the rest is read page by page over HTTP."""
 
@@ -274,7 +276,7 @@ class Conversation:
             timestamp=self._now(),
             metadata=metadata,
         )
-        self._history.add(event)
+        self._history.add(event, running=self._turn.turn_id if self._turn else turn_id)
         return Record(event, self._seq)
 
     def _next(self) -> int:
@@ -309,7 +311,13 @@ def _object_or_text(arguments: str) -> Any:
         value = msgspec.json.decode(arguments)
     except (msgspec.DecodeError, RecursionError):
         return arguments
-    return value if isinstance(value, dict) else arguments
+    return value if isinstance(value, dict) and _is_flat(value, MOST_LEVELS) else arguments
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    """Whether nothing is nested deeper than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
 
 
 def _json(value: Any) -> str:

@@ -14,18 +14,21 @@ from infra.records import Event
 NO_RESULT = '{"error": "interrupted before it answered"}'
 """What a model is told of a call that has no result: the turn was stopped, or the container died."""
 
+MODEL_CHARS = 200_000
+"""How much history a model is given, about 50,000 tokens: past its window a provider would refuse every turn."""
+
 
 class History:
-    """The last `limit` events of a session."""
+    """The last `limit` events of a session, and the turn that runs in any case, however long it gets."""
 
     def __init__(self, events: Iterable[Event], limit: int) -> None:
         self._events = list(events)[-limit:]
         self._limit = limit
 
-    def add(self, event: Event) -> None:
-        """Append an event, letting go of the oldest past the limit."""
+    def add(self, event: Event, running: str) -> None:
+        """Append an event, letting go of the oldest past the limit, but of none from the `running` turn on."""
         self._events.append(event)
-        if len(self._events) > self._limit:
+        while len(self._events) > self._limit and self._events[0].turn_id != running:
             del self._events[0]
 
     def events(self, max_chars: int) -> list[Event]:
@@ -45,14 +48,19 @@ class History:
         """The history as a model accepts it, without these turns.
 
         Turns come one after another even if a message was recorded while the turn before it still ran; the
-        first message is a user's; every tool call has exactly one answer, right after it.
+        first message is a user's; every tool call has exactly one answer, right after it. Of a long history these
+        are the latest whole turns that fit into `MODEL_CHARS`, and the last one in any case.
         """
         turns: dict[str, list[Event]] = {}
         for event in self._events:
             turns.setdefault(event.turn_id, []).append(event)
         # A turn whose question fell off the front is no longer a whole exchange.
-        whole = (turn for name, turn in turns.items() if turn[0].role == "user" and name not in without)
-        return [message for turn in whole for message in _turn_messages(turn)]
+        whole = [turn for name, turn in turns.items() if turn[0].role == "user" and name not in without]
+        sizes = [sum(len(event.content) for event in turn) for turn in whole]
+        first = 0
+        while first < len(whole) - 1 and sum(sizes[first:]) > MODEL_CHARS:
+            first += 1
+        return [message for turn in whole[first:] for message in _turn_messages(turn)]
 
 
 def _turn_messages(events: list[Event]) -> Iterator[Message]:
@@ -61,7 +69,7 @@ def _turn_messages(events: list[Event]) -> Iterator[Message]:
     text: str | None = None
     calls: list[ToolCall] = []
     answered = False
-    for event in sorted(events, key=lambda e: e.role != "user"):
+    for event in events:
         kind = event.metadata.get("kind")
         if event.role == "user":
             yield Message("user", event.content)

@@ -69,7 +69,10 @@ class Journal:
     async def _deliver(self, batch: Sequence[_Entry]) -> Sequence[_Entry]:
         await self._append([entry.written for entry in batch if isinstance(entry.written, Event)])
         if modes := dict(entry.written for entry in batch if not isinstance(entry.written, Event)):
-            await self._store.set_modes(modes)
+            try:
+                await self._store.set_modes(modes)
+            except StoreRefused as error:
+                log.error("modes set aside", sessions=list(modes), cause=str(error))
         through: dict[Callable[[int], None], int] = {}
         for entry in batch:
             if entry.on_saved:

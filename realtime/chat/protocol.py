@@ -165,6 +165,7 @@ class ErrorCode(str, Enum):
     BAD_USER_ID = "bad_user_id"
     NOT_YOUR_SESSION = "not_your_session"
     AT_CAPACITY = "at_capacity"
+    RESTARTING = "restarting"
     BUSY = "busy"
     STORE_UNAVAILABLE = "store_unavailable"
     MODEL_UNAVAILABLE = "model_unavailable"
@@ -175,9 +176,10 @@ class ErrorCode(str, Enum):
 
 
 class CloseCode(Enum):
-    """Every code this server closes a socket with, whether to reconnect, and the reason it states.
+    """Every code this server closes a socket with, whether to reconnect, and why.
 
-    1000 to 1013 are RFC 6455's and IANA's; 4000 and up are ours, the range the RFC leaves to applications.
+    1000 to 1013 are RFC 6455's and IANA's; 4000 and up are ours, the range the RFC leaves to applications. 1007, 1009,
+    1011 and 1012 are sent by uvicorn itself, which states no reason.
     """
 
     NORMAL = (1000, False, "closed by the client")

@@ -6,15 +6,18 @@ from typing import Any, ClassVar
 
 from chat.conversation import Conversation
 from chat.effects import Record, RecordMode, Reply, Send, StartTurn, StopTurn
-from chat.inputs import Attached, EndAsked, EventsSaved, Input
+from chat.inputs import Attached, EndAsked, EventsSaved, Input, TurnFailed
 from chat.journal import Journal
 from chat.outbox import Outbox
-from chat.protocol import Token, encode
+from chat.protocol import ErrorCode, Token, encode
 from chat.tools.registry import ToolContext
-from chat.turn import Turn, TurnKit
+from chat.turn import SORRY, Turn, TurnKit
 from infra.llm import Message
+from infra.telemetry import get_logger
 
 STOP_SECONDS = 5.0
+
+log = get_logger("session")
 
 
 class Session:
@@ -35,13 +38,17 @@ class Session:
     def dispatch(self, happened: Input) -> None:
         """Tell the conversation what happened, and do what it decides."""
         for effect in self._conversation.receive(happened):
-            self._PERFORM[type(effect)](self, effect)
+            try:
+                self._PERFORM[type(effect)](self, effect)
+            except Exception:  # the state has moved on: the other effects must follow it
+                log.exception("effect failed", session_id=self.session_id, effect=type(effect).__name__)
 
     def attach(self, outbox: Outbox) -> None:
         """Let a socket take part: it gets `ready`, and from there on every frame."""
         outbox.on_room = self._made_room
         self.dispatch(Attached(outbox))
         self.outboxes.append(outbox)
+        self._made_room()
 
     def detach(self, outbox: Outbox) -> None:
         """Let a socket go. The turn goes on without it."""
@@ -104,6 +111,9 @@ class Session:
 
     def _start_turn(self, effect: StartTurn) -> None:
         self._turn = asyncio.create_task(Turn(effect.turn_id, self, self._kit).run())
+        # A turn tells its own end. One whose library cancelled it cannot, and nobody must wait for it.
+        died = TurnFailed(effect.turn_id, ErrorCode.INTERNAL, SORRY)
+        self._turn.add_done_callback(lambda _: self.dispatch(died))
 
     def _stop_turn(self, effect: StopTurn) -> None:
         if self._turn and not self._turn.done():

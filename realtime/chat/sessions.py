@@ -64,10 +64,6 @@ class Sessions:
         """Begin to watch for readers that are too slow, on the running loop."""
         self._watch = asyncio.create_task(self._watch_readers())
 
-    def count(self) -> int:
-        """How many sessions are live."""
-        return len(self._live)
-
     async def attach(self, session_id: str, user_id: str, outbox: Outbox) -> Session:
         """Open the session, or join it where it is live, and let the socket take part.
 
@@ -75,6 +71,8 @@ class Sessions:
             Refused: it cannot be had.
         """
         session = await self._find_or_open(session_id, user_id)
+        while self._live.get(session_id) is not session:  # another who waited for it has come, left and ended it
+            session = await self._find_or_open(session_id, user_id)
         if session.context.user_id != user_id:
             raise _not_yours()
         if timer := self._lingering.pop(session_id, None):
@@ -97,8 +95,8 @@ class Sessions:
         self._closing = True
         if self._watch:
             self._watch.cancel()
-        if self._opening:
-            await asyncio.wait(self._opening.values(), timeout=within)
+        for opening in self._opening.values():
+            opening.cancel()
         for session in list(self._live.values()):
             self._end(session, "shutdown")
         if self._leaving:
@@ -110,7 +108,9 @@ class Sessions:
 
     async def _find_or_open(self, session_id: str, user_id: str) -> Session:
         if self._closing:
-            raise Refused(CloseCode.RESTARTING, ErrorCode.AT_CAPACITY, "The server is restarting.", 1)
+            raise Refused(
+                CloseCode.RESTARTING, ErrorCode.RESTARTING, "The server is restarting; come back in a moment.", 1
+            )
         if session := self._live.get(session_id):
             return session
         if session_id not in self._opening:
@@ -129,8 +129,9 @@ class Sessions:
             async with asyncio.timeout(OPEN_SECONDS):
                 if leaving := self._leaving.get(session_id):
                     await asyncio.wait([leaving])  # its last events must be stored before they are read
-                row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
                 events = await self._store.latest_events(session_id, limit=settings.history_events)
+                # Last, because it raises the epoch: what is opened and then given up would never be ended.
+                row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
         except NotYours:
             raise _not_yours() from None
         except (StoreError, TimeoutError) as error:

@@ -18,6 +18,7 @@ from chat.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAske
 from chat.protocol import ErrorCode, Usage
 from chat.tools.registry import Registry, ToolContext, ToolError
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
+from infra.llm.base import well_formed
 from infra.telemetry import get_logger
 
 MODEL_ATTEMPTS = 3
@@ -25,6 +26,8 @@ FAIR_SHARE = 32
 """Chunks a turn takes before it lets the others run. A model that has much at hand never suspends by itself."""
 REARM_SECONDS = 1.0
 """How often the stall timeout is set anew at the most. Once a chunk would cost a timer per token."""
+
+SORRY = "Something went wrong on our side; your message is kept."
 
 log = get_logger("turn")
 
@@ -41,10 +44,10 @@ class Talk(Protocol):
         """What to tell the model now."""
 
     def has_room(self) -> bool:
-        """Whether the readers and the store keep up."""
+        """Whether a reader keeps up."""
 
     async def room(self) -> None:
-        """Wait until they do."""
+        """Wait until one does."""
 
 
 class TurnKit(msgspec.Struct, frozen=True):
@@ -67,7 +70,7 @@ class Turn:
         self._call_ids: set[str] = set()
 
     async def run(self) -> None:
-        """Run to the end, which is always told, unless the task is cancelled: then whoever cancels it knows."""
+        """Run to the end and tell it, unless the task is cancelled: then its session knows."""
         talk, turn_id = self._talk, self._turn_id
         try:
             for round_number in count():
@@ -87,8 +90,7 @@ class Turn:
             talk.dispatch(TurnFailed(turn_id, error.code, str(error)))
         except Exception:
             log.exception("turn failed", turn_id=turn_id)
-            sorry = "Something went wrong on our side; your message is kept."
-            talk.dispatch(TurnFailed(turn_id, ErrorCode.INTERNAL, sorry))
+            talk.dispatch(TurnFailed(turn_id, ErrorCode.INTERNAL, SORRY))
 
     async def _ask(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
         """One round of the model, tried again only while nothing of it was shown."""
@@ -154,17 +156,22 @@ class Turn:
             problem = f"no answer within {self._kit.tool_seconds:g} s"
         except ToolError as error:
             problem = str(error)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            problem = "the tool gave up"  # its own doing, not a stop of ours
         except Exception:
             log.exception("tool failed", turn_id=self._turn_id, tool=call.name)
             problem = "the tool failed"
         self._talk.dispatch(ToolAnswered(self._turn_id, call.call_id, result, problem))
 
     def _unique(self, call: ToolCall) -> ToolCall:
-        """The call under an id that no other of this turn has: some providers leave ids out, or repeat them."""
-        if not call.call_id or call.call_id in self._call_ids:
-            call = ToolCall(f"call_{uuid4().hex[:12]}", call.name, call.arguments)
-        self._call_ids.add(call.call_id)
-        return call
+        """The call in Unicode, under an id that no other of this turn has: some leave ids out, or repeat them."""
+        call_id = well_formed(call.call_id)
+        if not call_id or call_id in self._call_ids:
+            call_id = f"call_{uuid4().hex[:12]}"
+        self._call_ids.add(call_id)
+        return ToolCall(call_id, well_formed(call.name), well_formed(call.arguments))
 
 
 def _name(error: ModelError) -> str:

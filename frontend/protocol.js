@@ -17,6 +17,7 @@ const Protocol = (() => {
     4400: { reconnect: false, text: "The server does not accept this session or user id. Change it, then connect again." },
     4403: { reconnect: false, text: "This session belongs to another user. Check the user id, or start a new session." },
     4408: { reconnect: true, text: "This page could not keep up with the reply." },
+    4500: { reconnect: true, text: "Something went wrong on our side." },
     4503: { reconnect: true, text: "The conversation cannot be opened at the moment. Nothing is lost." },
   };
   const LOST = { reconnect: true, text: "The connection was lost." };
@@ -32,6 +33,7 @@ const Protocol = (() => {
     bad_user_id: { text: "A user id has at most 128 printable characters." },
     not_your_session: { text: "This session belongs to another user. Check the user id, or start a new session." },
     at_capacity: { text: "The server is full at the moment." },
+    restarting: { text: "The server is restarting." },
     busy: { text: "A reply is still being written. Send this again when it is done, or stop it first.", remedy: "again" },
     store_unavailable: { text: "The server cannot store messages right now. Send this again in a moment.", remedy: "again" },
     model_unavailable: { text: "The assistant could not be reached. Your message is kept; please try again." },

@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 
+    @property
+    def origins(self) -> list[str]:
+        """The pages that may connect; `["*"]` for all."""
+        origins = [origin.strip() for origin in self.allowed_origins.split(",") if origin.strip()]
+        return ["*"] if "*" in origins else origins
+
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
         if self.supabase_url:

@@ -30,7 +30,8 @@ def plain_summary(events: Sequence[Event], mode: Mode | None) -> str:
     said = [event.content for event in events if event.role == "user"]
     if not said:
         return "The session ended before anything was said."
-    ended = [event for event in events if event.role == "assistant" and "reason" in event.metadata]
+    # A reply that was stopped before its first word is recorded, but is none.
+    ended = [event for event in events if event.role == "assistant" and "reason" in event.metadata and event.content]
     interrupted = sum(1 for event in ended if event.metadata.get("interrupted"))
     opening = f"{_article(mode)} conversation of {_count(len(said), 'message')} and {_count(len(ended), 'reply')}"
     topics = _topics(said)

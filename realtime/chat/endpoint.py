@@ -15,8 +15,10 @@ from chat.outbox import Outbox
 from chat.protocol import Cancel, CloseCode, Error, ErrorCode, Ping, Pong, ProtocolError, encode, parse
 from chat.session import Session
 from chat.sessions import Refused, Sessions
+from chat.turn import SORRY
 from infra.records import SESSION_ID
 from infra.settings import Settings
+from infra.telemetry import get_logger
 
 EXPLICIT = (1000, 1001)
 """Close codes of a client that said goodbye. All others, 1005 (none given) among them, may be a lost network."""
@@ -27,6 +29,8 @@ LAST_WORDS_SECONDS = 5.0
 """How long a client has to read why it is being closed."""
 
 PONG = encode(Pong())
+
+log = get_logger("endpoint")
 
 
 class SessionSocket:
@@ -40,8 +44,7 @@ class SessionSocket:
         self._sessions = sessions
         self._journal = journal
         self._max_chars = settings.max_message_chars
-        origins = settings.allowed_origins.split(",")
-        self._origins = None if "*" in origins else {origin.strip() for origin in origins}
+        self._origins = settings.origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: AsgiSend) -> None:
         """Serve one connection from handshake to close."""
@@ -62,7 +65,7 @@ class SessionSocket:
             writer.cancel()
 
     def _origin_allowed(self, scope: Scope) -> bool:
-        if self._origins is None:
+        if self._origins == ["*"]:
             return True
         origin = dict(scope["headers"]).get(b"origin")  # absent where the client is no browser
         return origin is None or origin.decode("latin-1") in self._origins
@@ -77,6 +80,11 @@ class SessionSocket:
         except Refused as refused:
             outbox.put(encode(Error(0, refused.code, str(refused), retry_after=refused.retry_after)))
             outbox.close(refused.close_code)
+            return
+        except Exception:
+            log.exception("session cannot be opened", session_id=session_id)
+            outbox.put(encode(Error(0, ErrorCode.INTERNAL, SORRY)))
+            outbox.close(CloseCode.INTERNAL)
             return
         explicit = False
         try:

@@ -78,8 +78,7 @@ async def open_backend(
 
 def _create_app(store: Store, sessions: Sessions, journal: Journal, settings: Settings) -> FastAPI:
     app = FastAPI(title=SERVICE, version=VERSION)
-    origins = [origin.strip() for origin in settings.allowed_origins.split(",")]
-    app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET"])
+    app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET"])
     app.router.routes.append(
         WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))
     )

@@ -192,6 +192,7 @@ class CloseCode(Enum):
     BAD_REQUEST = (4400, False, "the session or user id is not acceptable")
     NOT_YOURS = (4403, False, "the session belongs to another user")
     SLOW_READER = (4408, True, "the client did not read fast enough")
+    INTERNAL = (4500, True, "something went wrong on our side")
     STORE_UNAVAILABLE = (4503, True, "the session cannot be opened now")
 
     def __init__(self, code: int, reconnect: bool, reason: str) -> None:

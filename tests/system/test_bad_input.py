@@ -8,6 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from infra.store.sqlite import SqliteStore
 from tests.client import ChatClient
 from tests.conftest import Serve, Served
 from tests.scripted import RepliesTo
@@ -170,6 +171,22 @@ async def test_a_page_from_elsewhere_is_refused(serve: Serve) -> None:
         assert refused.value.response.status_code == 403
         async with connect(url, origin="https://good.example", proxy=None) as welcome:  # type: ignore[arg-type]
             assert json.loads(await welcome.recv())["type"] == "ready"
+        assert await is_well(server)
+
+
+async def test_a_fault_of_ours_at_the_door_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong unforeseen while a session is opened, the client gets `internal` and 4500, and no details."""
+
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("secret-key-123")
+
+    async with serve() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(SqliteStore, "latest_events", broken)
+            async with await ChatClient.connect(server.url) as client:
+                assert await client.closed() == 4500
+        assert [frame["code"] for frame in client.frames] == ["internal"]
+        assert "secret" not in json.dumps(client.frames)
         assert await is_well(server)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,35 @@ async def test_a_queue_that_is_down_gets_the_message_later(serve: Serve, monkeyp
         await asyncio.wait_for(handoff.failed.wait(), 5)
         with running_queue(port) as queue:
             assert [ended.session_id for ended in await announced(queue)] == ["s1"]
+
+
+class Choosy:
+    """The real SQS client, which the first time takes all of a batch but its first entry."""
+
+    def __init__(self, sqs: Any) -> None:
+        self._sqs = sqs
+        self.refused = 0
+
+    def send_message_batch(self, **batch: Any) -> Any:
+        """See boto3."""
+        entries = batch["Entries"]
+        if self.refused:
+            return self._sqs.send_message_batch(**batch)
+        self.refused = 1
+        answer = self._sqs.send_message_batch(**batch | {"Entries": entries[1:]}) if entries[1:] else {}
+        return answer | {"Failed": [{"Id": entries[0]["Id"], "SenderFault": False, "Code": "InternalError"}]}
+
+    def close(self) -> None:
+        """See boto3."""
+
+
+async def test_what_the_queue_did_not_take_of_a_batch_is_sent_again(serve: Serve, queue: Queue) -> None:
+    """SQS may take a batch in part: the rest follows, and nothing is announced twice."""
+    async with serve(handoff=SqsHandoff(Choosy(queue.sqs), queue.url), linger_seconds=60) as server:
+        clients = [await ChatClient.connect(server.url, f"s{number}") for number in range(5)]
+        for client in clients:
+            await client.until("ready")
+    assert sorted(ended.session_id for ended in await announced(queue)) == [f"s{number}" for number in range(5)]
 
 
 class Watched:

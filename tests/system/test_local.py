@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,7 +107,7 @@ async def test_the_whole_product_runs_and_goes_by_one_command(tmp_path: Path, st
         started = children(process.pid)
         assert started
         process.send_signal(stop)
-        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert await asyncio.to_thread(process.wait, 5) == 0
         assert not alive(started)
         await open_at_the_end.closed()
     with local_stack(tmp_path, port):
@@ -167,7 +166,5 @@ async def test_a_container_that_dies_ends_the_stack(tmp_path: Path) -> None:
     """Killed, the container takes the stack with it: no half of the product runs on, and the exit code says failure."""
     with local_stack(tmp_path, free_port()) as process:
         (container,) = children(process.pid)
-        started = time.monotonic()
         os.kill(container, signal.SIGKILL)
-        assert await asyncio.to_thread(process.wait, 20) != 0
-        assert time.monotonic() - started < 20
+        assert await asyncio.to_thread(process.wait, 10) != 0

@@ -295,3 +295,37 @@ async def test_how_long_a_batch_is_stuck() -> None:
     assert far_end.outbox.stuck_for(before + 100) == 0.0
     writer.cancel()
     await asyncio.wait([writer])
+
+
+@lenient
+@given(st.lists(st.tuples(st.integers(0, 1), st.booleans()), max_size=30), st.lists(st.booleans(), max_size=10))
+async def test_nothing_overtakes_what_cannot_be_sent_at_once(puts: list[tuple[int, bool]], willing: list[bool]) -> None:
+    """Whether the socket takes a frame at once or the writer must wait, the order is that of `put`."""
+    sent: list[str] = []
+    answers = iter(willing)
+
+    def send_now(text: str) -> bool:
+        taken = next(answers, True)
+        if taken:
+            sent.append(text)
+        return taken
+
+    async def send(text: str) -> None:
+        await asyncio.sleep(0)
+        sent.append(text)
+
+    async def close(code: CloseCode) -> None:
+        """Never asked."""
+
+    outbox = Outbox(lambda code: None, send_now)
+    writer = asyncio.create_task(outbox.run(send, close))
+    await asyncio.sleep(0)
+    for number, (turn, step) in enumerate(puts):
+        outbox.put_token(Token(number + 1, f"t{turn}", f"{number} "))
+        if step:
+            await asyncio.sleep(0)
+    for _ in range(2 * len(puts) + 10):
+        await asyncio.sleep(0)
+    writer.cancel()
+    await asyncio.wait([writer])
+    assert "".join(json.loads(text)["content"] for text in sent) == "".join(f"{n} " for n in range(len(puts)))

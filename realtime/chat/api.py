@@ -1,5 +1,6 @@
 """The HTTP side: health, reading sessions back, and the page."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,8 @@ FEATURES = {
     "post_session_processing": True,
 }
 MOST_EVENTS = 1000
+PING_SECONDS = 2.0
+"""How long the store may take to answer before the container calls itself unhealthy."""
 
 SessionId = Annotated[str, PathParameter(pattern=f"^{SESSION_ID.pattern}$")]
 
@@ -37,9 +40,10 @@ def create_router(store: Store) -> APIRouter:
         """Whether this container can serve: 200, or 503 with the part that fails."""
         healthy = {"status": "healthy", "service": SERVICE, "version": VERSION, "features": FEATURES}
         try:
-            await store.ping()
-        except StoreError as error:
-            log.warning("unhealthy", part="store", cause=str(error))
+            async with asyncio.timeout(PING_SECONDS):
+                await store.ping()
+        except (StoreError, TimeoutError) as error:
+            log.warning("unhealthy", part="store", cause=str(error) or "no answer")
             response.status_code = 503
             return healthy | {"status": "unhealthy", "failing": ["store"]}
         return healthy
@@ -52,7 +56,7 @@ def create_router(store: Store) -> APIRouter:
     @router.get("/sessions/{session_id}/events")
     async def events(
         session_id: SessionId,
-        after: Annotated[int, Query(ge=0)] = 0,
+        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 200,
     ) -> Response:
         """The stored events after the given `id`, oldest first; ask again with the last `id` for the next page."""

@@ -8,7 +8,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
 
-from chat.connection import DROP
+from chat.connection import DROP, SEND
 from chat.inputs import CancelAsked, FrameRefused, UserSaid
 from chat.journal import Journal
 from chat.outbox import Outbox
@@ -53,7 +53,7 @@ class SessionSocket:
             await send({"type": "websocket.close"})  # before accept: HTTP 403
             return
         await send({"type": "websocket.accept"})
-        outbox = Outbox(lambda code: _drop(scope, code))
+        outbox = Outbox(lambda code: _drop(scope, code), scope["extensions"].get(SEND))
         writer = asyncio.create_task(_write(outbox, send))
         try:
             await self._serve(scope, receive, outbox)

@@ -1,7 +1,8 @@
 """What waits to be sent on one socket: ordered, joined, bounded.
 
-One writer task sends. Whatever piled up since its last send goes out at once, adjacent tokens of a turn as one
-frame: on an idle machine that is token by token, on a busy one the frames get bigger and not the queue longer.
+What is put in one step of the event loop goes out together in the next, adjacent tokens of a turn as one frame. On an
+idle machine that is token by token, on a busy one the frames get bigger and not the queue longer. Where sending would
+mean to wait, for a slow reader or on a server without our `Connection`, one writer task does it.
 """
 
 import asyncio
@@ -18,11 +19,27 @@ HARD_CHARS = 1024 * 1024
 class Outbox:
     """The way out to one socket. `gone` is true once nothing more will be sent on it."""
 
-    __slots__ = ("_batch_since", "_chars", "_drop", "_last_words", "_pending", "_room", "_wake", "gone", "on_room")
+    __slots__ = (
+        "_batch_since",
+        "_chars",
+        "_drop",
+        "_flushing",
+        "_last_words",
+        "_loop",
+        "_pending",
+        "_room",
+        "_send_now",
+        "_wake",
+        "gone",
+        "on_room",
+    )
 
-    def __init__(self, drop: Callable[[CloseCode], None]) -> None:
-        """`drop` closes the socket without waiting for its reader."""
+    def __init__(self, drop: Callable[[CloseCode], None], send_now: Callable[[str], bool] | None = None) -> None:
+        """`drop` closes the socket without waiting for its reader; `send_now` sends, or says that it would wait."""
         self._drop = drop
+        self._send_now = send_now
+        self._flushing = False
+        self._loop = asyncio.get_running_loop()
         self._pending: list[Token | str] = []
         self._chars = 0
         self._wake: asyncio.Future[None] | None = None
@@ -34,24 +51,11 @@ class Outbox:
 
     def put_token(self, token: Token) -> None:
         """Queue a token; it may be joined with its neighbours."""
-        if self.gone:
-            return
-        self._pending.append(token)
-        self._chars += len(token.content)
-        if self._wake is not None:
-            self._rouse()
-        elif self._chars > HARD_CHARS:
-            self._too_much(len(token.content))
+        self._queue(token, len(token.content))
 
     def put(self, text: str) -> None:
         """Queue an encoded frame."""
-        if self.gone:
-            return
-        self._pending.append(text)
-        self._chars += len(text)
-        self._rouse()
-        if self._chars > HARD_CHARS:
-            self._too_much(len(text))
+        self._queue(text, len(text))
 
     def has_room(self) -> bool:
         """Whether the reader keeps up."""
@@ -61,7 +65,7 @@ class Outbox:
         """Wait until the reader has caught up, or is given up."""
         while not self.has_room() and not self.gone:
             if self._room is None:
-                self._room = asyncio.get_running_loop().create_future()
+                self._room = self._loop.create_future()
             await asyncio.shield(self._room)
 
     def close(self, code: CloseCode) -> None:
@@ -91,31 +95,49 @@ class Outbox:
 
     async def run(self, send: Callable[[str], Awaitable[None]], close: Callable[[CloseCode], Awaitable[None]]) -> None:
         """Send until the socket is closed or gone. The one task that writes to it."""
-        loop = asyncio.get_running_loop()
         while not self.gone:
             if self._pending:
                 batch, self._pending = self._pending, []
-                self._batch_since = loop.time()
-                if len(batch) == 1 and isinstance(token := batch[0], Token):
-                    await send(encode(token))  # the usual case, without the machinery of joining
-                else:
-                    for text in joined(batch):
-                        if self.gone:
-                            return
-                        await send(text)
+                self._batch_since = self._loop.time()
+                for text in joined(batch):
+                    if self.gone:
+                        return
+                    await send(text)
                 self._batch_since = None
                 self._made_room()
             elif self._last_words is not None:
                 await close(self._last_words)
                 return
             else:
-                self._wake = loop.create_future()
+                self._wake = self._loop.create_future()
                 await self._wake
 
-    def _too_much(self, added: int) -> None:
-        """Give up on a reader that was behind already; one long frame is not its fault."""
-        if self._chars - added > SOFT_CHARS:
+    def _queue(self, item: Token | str, chars: int) -> None:
+        if self.gone:
+            return
+        self._pending.append(item)
+        self._chars += chars
+        if self._wake is not None and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        # A reader that was behind already is given up; one long frame is not its fault.
+        if self._chars > HARD_CHARS and self._chars - chars > SOFT_CHARS:
             self.drop(CloseCode.SLOW_READER)
+
+    def _flush(self) -> None:
+        """Send what was put in the step before, without the writer if that can be."""
+        self._flushing = False
+        if self._wake is None or not self._pending:
+            return
+        texts = list(joined(self._pending))
+        sent = 0
+        while sent < len(texts) and self._send_now is not None and self._send_now(texts[sent]):
+            sent += 1
+        if sent:
+            self._pending = list(texts[sent:])
+            self._made_room()
+        if self._pending:
+            self._rouse()
 
     def _rouse(self) -> None:
         wake = self._wake

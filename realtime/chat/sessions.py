@@ -53,7 +53,7 @@ class Sessions:
         self._endings = endings
         self._settings = settings
         self._container_id = settings.container_id or uuid4().hex
-        self._opening: dict[str, asyncio.Task[Session]] = {}
+        self._opening: dict[tuple[str, str], asyncio.Task[Session]] = {}
         self._live: dict[str, Session] = {}
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
@@ -113,15 +113,17 @@ class Sessions:
             )
         if session := self._live.get(session_id):
             return session
-        if session_id not in self._opening:
+        # One opening a user: the store decides whose session it is, not who asked first.
+        asked = (session_id, user_id)
+        if asked not in self._opening:
             if len(self._live) + len(self._opening) >= self._settings.max_sessions:
                 message = "All places are taken at the moment; try again shortly."
                 raise Refused(CloseCode.AT_CAPACITY, ErrorCode.AT_CAPACITY, message, 5)
             opening = asyncio.create_task(self._open(session_id, user_id))
-            self._opening[session_id] = opening
-            opening.add_done_callback(lambda _: self._opening.pop(session_id))
+            self._opening[asked] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(asked))
         # Shielded: the one who asked first may vanish while others wait for the same session.
-        return await asyncio.shield(self._opening[session_id])
+        return await asyncio.shield(self._opening[asked])
 
     async def _open(self, session_id: str, user_id: str) -> Session:
         settings = self._settings

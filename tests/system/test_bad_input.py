@@ -190,6 +190,28 @@ async def test_a_fault_of_ours_at_the_door_is_told(serve: Serve, monkeypatch: py
         assert await is_well(server)
 
 
+async def test_a_stranger_who_asks_first_does_not_lock_the_owner_out(serve: Serve) -> None:
+    """Both ask for the owner's stored session at once: the stranger is refused, the owner gets it."""
+    async with serve() as server:
+        async with await ChatClient.connect(server.url, user_id="ann") as ann:
+            await ann.until("ready")
+        ben, back = await asyncio.gather(
+            ChatClient.connect(server.url, user_id="ben"), ChatClient.connect(server.url, user_id="ann")
+        )
+        assert await ben.closed() == 4403
+        assert (await back.next())["type"] == "ready"
+        await back.websocket.close()
+
+
+async def test_a_handshake_too_long_for_us_is_refused_at_once(serve: Serve) -> None:
+    """A header over 8 KiB, such as a large cookie, gets HTTP 400 instead of silence."""
+    async with serve() as server:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{server.url}/ws/session/s1", additional_headers={"Cookie": "x" * 9000}, proxy=None)
+        assert refused.value.response.status_code == 400
+        assert await is_well(server)
+
+
 async def test_noise_on_the_port_hurts_nobody(serve: Serve) -> None:
     """Bytes that are no HTTP, and handshakes cut short, leave the server serving."""
     async with serve() as server:

@@ -218,6 +218,22 @@ async def test_a_full_journal_refuses_messages_but_keeps_what_it_took(
         await client.until("done", reason="complete")
 
 
+async def test_a_stop_is_not_upset_by_a_client_that_leaves_unread(serve: Serve) -> None:
+    """A client that said goodbye without reading does not keep the others from being told of the restart."""
+    async with serve(model=RepliesTo({"flood me": MEGABYTES})) as server:
+        staying = [await ChatClient.connect(server.url, f"s{number}") for number in range(3)]
+        websocket = await connect(f"{server.url}/ws/session/deaf", proxy=None, max_size=None, max_queue=1)
+        deaf = ChatClient(websocket)
+        await deaf.say("flood me")
+        for client in staying:
+            await client.say("hello")
+            await client.until("done")
+        websocket.protocol.send_close(1000)
+        websocket.transport.write(b"".join(websocket.protocol.data_to_send()))
+    assert [await client.closed() for client in staying] == [1012] * 3
+    websocket.transport.abort()
+
+
 async def test_a_stop_of_the_server_keeps_what_was_said(serve: Serve) -> None:
     """SIGTERM's path: sockets close with 1012, a running reply is stored as interrupted, and a restart has it all."""
     never = asyncio.Event()

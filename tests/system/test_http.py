@@ -90,6 +90,7 @@ async def test_a_session_and_its_events_can_be_read(serve: Serve) -> None:
         ("/sessions/s1/events?limit=0", 422),
         ("/sessions/s1/events?limit=1001", 422),
         ("/sessions/s1/events?after=x", 422),
+        ("/sessions/s1/events?after=9223372036854775808", 422),
     ],
 )
 async def test_a_bad_request_gets_a_clear_status(serve: Serve, path: str, status: int) -> None:

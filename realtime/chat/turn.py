@@ -155,7 +155,7 @@ class Turn:
         except TimeoutError:
             problem = f"no answer within {self._kit.tool_seconds:g} s"
         except ToolError as error:
-            problem = str(error)
+            problem = well_formed(str(error))
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise

@@ -474,7 +474,7 @@ async def test_opened_from_disk(serve: Serve, open_page: OpenPage) -> None:
         await expect(page.locator("#banner")).to_contain_text("should look like http://localhost:8000")
         await address.fill(f"{server.http}/")
         await say(page, "show my stats")
-        await expect(replies(page).last).to_contain_text("You have had 1 session(s)")
+        await expect(replies(page).last).to_contain_text("You have had 1 session and sent")
         await page.get_by_role("button", name="Disconnect").click()
         await expect(page.get_by_text("Writing the summary")).to_be_visible()
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -297,35 +298,89 @@ async def test_how_long_a_batch_is_stuck() -> None:
     await asyncio.wait([writer])
 
 
-@lenient
-@given(st.lists(st.tuples(st.integers(0, 1), st.booleans()), max_size=30), st.lists(st.booleans(), max_size=10))
-async def test_nothing_overtakes_what_cannot_be_sent_at_once(puts: list[tuple[int, bool]], willing: list[bool]) -> None:
-    """Whether the socket takes a frame at once or the writer must wait, the order is that of `put`."""
-    sent: list[str] = []
-    answers = iter(willing)
+class Line:
+    """A socket that takes frames at once, as long as it is `willing`."""
 
-    def send_now(text: str) -> bool:
-        taken = next(answers, True)
+    def __init__(self, willing: Iterable[bool] = ()) -> None:
+        self._willing = iter(willing)
+        self.sent: list[str] = []
+        self.outbox = Outbox(lambda code: None, self.send_now)
+
+    def send_now(self, text: str) -> bool:
+        """Take the frame, or say that it would wait."""
+        taken = next(self._willing, True)
         if taken:
-            sent.append(text)
+            self.sent.append(text)
         return taken
 
-    async def send(text: str) -> None:
+    async def send(self, text: str) -> None:
+        """Take the frame in the end."""
         await asyncio.sleep(0)
-        sent.append(text)
+        self.sent.append(text)
 
-    async def close(code: CloseCode) -> None:
+    async def close(self, code: CloseCode) -> None:
         """Never asked."""
 
-    outbox = Outbox(lambda code: None, send_now)
-    writer = asyncio.create_task(outbox.run(send, close))
-    await asyncio.sleep(0)
-    for number, (turn, step) in enumerate(puts):
-        outbox.put_token(Token(number + 1, f"t{turn}", f"{number} "))
-        if step:
-            await asyncio.sleep(0)
-    for _ in range(2 * len(puts) + 10):
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Outbox]:
+        """The outbox, while its writer runs."""
+        writer = asyncio.create_task(self.outbox.run(self.send, self.close))
         await asyncio.sleep(0)
-    writer.cancel()
-    await asyncio.wait([writer])
-    assert "".join(json.loads(text)["content"] for text in sent) == "".join(f"{n} " for n in range(len(puts)))
+        yield self.outbox
+        writer.cancel()
+        await asyncio.wait([writer])
+
+
+async def test_the_first_token_waits_for_nothing_and_those_behind_it_travel_together() -> None:
+    """It is sent as it is put; what follows in the step is one frame of the next, until a step brings none."""
+    line = Line()
+    async with line.writing() as outbox:
+        for seq, content in enumerate("abc", 1):
+            outbox.put_token(token(seq, content))
+        assert [json.loads(text) for text in line.sent] == [frame(1, "a")]
+        await asyncio.sleep(0)
+        for seq, content in enumerate("de", 4):
+            outbox.put_token(token(seq, content))
+        await asyncio.sleep(0)
+        assert [json.loads(text) for text in line.sent] == [frame(1, "a"), frame(3, "bc"), frame(5, "de")]
+        await asyncio.sleep(0)
+        outbox.put_token(token(6, "f"))
+        assert json.loads(line.sent[-1]) == frame(6, "f")
+
+
+async def test_a_frame_leaves_at_once_unless_a_token_waits_before_it() -> None:
+    """Frames that are not tokens are few, and nobody gains by waiting for them."""
+    line = Line()
+    async with line.writing() as outbox:
+        outbox.put(PONG)
+        outbox.put(PONG)
+        outbox.put_token(token(1, "a"))
+        outbox.put(PONG)
+        assert line.sent == [PONG, PONG, encode(token(1, "a")), PONG]
+        outbox.put_token(token(2, "b"))
+        outbox.put(PONG)
+        assert len(line.sent) == 4
+        await asyncio.sleep(0)
+        assert line.sent[4:] == [encode(token(2, "b")), PONG]
+
+
+@lenient
+@given(
+    st.lists(st.tuples(st.sampled_from(["t", "u", None]), st.booleans()), max_size=30),
+    st.lists(st.booleans(), max_size=10),
+)
+async def test_nothing_overtakes_what_cannot_be_sent_at_once(
+    puts: list[tuple[str | None, bool]], willing: list[bool]
+) -> None:
+    """Whether the socket takes a frame or a token at once or the writer must wait, the order is that of `put`."""
+    line = Line(willing)
+    put: list[Token | str] = []
+    async with line.writing() as outbox:
+        for seq, (turn_id, step) in enumerate(puts, 1):
+            put.append(encode(Saved(seq, seq)) if turn_id is None else Token(seq, turn_id, f"{seq} "))
+            outbox.put(put[-1]) if isinstance(put[-1], str) else outbox.put_token(put[-1])
+            if step:
+                await asyncio.sleep(0)
+        for _ in range(2 * len(puts) + 10):
+            await asyncio.sleep(0)
+    assert runs([json.loads(text) for text in line.sent]) == runs([json.loads(text) for text in joined(put)])

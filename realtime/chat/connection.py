@@ -4,13 +4,15 @@ ASGI's `send` is a coroutine, so that each token would cost a task's step, and i
 has not read. A client that stopped reading would hold its socket, and our memory, for as long as it likes.
 """
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-SEND, DROP = "chat.send", "chat.drop"
-"""The keys in the ASGI scope's extensions under which `Connection.send_now` and `Connection.drop` are offered."""
+SEND, DROP, LISTEN = "chat.send", "chat.drop", "chat.listen"
+"""The keys in the ASGI scope's extensions for `Connection.send_now`, `Connection.drop` and `Connection.listen`."""
 GRACE_SECONDS = 5.0
 """How long a reader that wakes up has to read its close code before the socket is torn down."""
 
@@ -18,12 +20,34 @@ GRACE_SECONDS = 5.0
 class Connection(WebSocketsSansIOProtocol):
     """One client's WebSocket. Written against uvicorn 0.54, which `requirements.txt` pins."""
 
+    _take: Callable[[str], bool] | None = None
+    _may_take = False
+
     def handle_connect(self, event: Any) -> None:
         """Offer what we add to the application, whose task has been made but has not run yet."""
         super().handle_connect(event)
         if not self.close_sent:
             extensions: dict[str, Any] = self.scope["extensions"]
-            extensions |= {SEND: self.send_now, DROP: self.drop}
+            extensions |= {SEND: self.send_now, DROP: self.drop, LISTEN: self.listen}
+
+    def listen(self, take: Callable[[str], bool] | None) -> None:
+        """Offer the next text frame to `take` as it arrives, a step of the loop before `receive` would have it.
+
+        Only one of a packet, and none while others wait, so that frames keep their order and a burst its place in
+        the queue. A frame that `take` declines by returning False is received in the ordinary way.
+        """
+        self._take = take
+
+    def send_receive_event_to_app(self) -> None:
+        """Give a frame to who listens, or queue it."""
+        take = self._take
+        if take and self._may_take and self.queue.empty() and self.curr_msg_data_type == "text" and not self.close_sent:
+            self._may_take = False
+            with contextlib.suppress(UnicodeDecodeError):  # for the queue's side, which closes with 1007
+                if take(b"".join(self.frames).decode()):
+                    self.frames = []
+                    return
+        super().send_receive_event_to_app()
 
     def send_now(self, text: str) -> bool:
         """Send a text frame of an accepted connection, unless that would mean to wait; whether it was sent."""
@@ -49,7 +73,8 @@ class Connection(WebSocketsSansIOProtocol):
         self.loop.call_later(GRACE_SECONDS, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Answer also a handshake that the HTTP parser took and the WebSocket one does not, such as a 9 kB cookie."""
+        """Take what arrived; answer also a handshake that only the HTTP parser could read, such as a 9 kB cookie."""
+        self._may_take = True
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")

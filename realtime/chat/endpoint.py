@@ -8,7 +8,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
 
-from chat.connection import DROP, SEND
+from chat.connection import DROP, LISTEN, SEND
 from chat.inputs import CancelAsked, FrameRefused, UserSaid
 from chat.journal import Journal
 from chat.outbox import Outbox
@@ -88,15 +88,25 @@ class SessionSocket:
             return
         explicit = False
         try:
-            explicit = await self._read(receive, session, outbox)
+            explicit = await self._read(scope, receive, session, outbox)
         finally:
             self._sessions.detach(session, outbox, explicit=explicit)
 
-    async def _read(self, receive: Receive, session: Session, outbox: Outbox) -> bool:
+    async def _read(self, scope: Scope, receive: Receive, session: Session, outbox: Outbox) -> bool:
         """Take the client's frames until it leaves; whether it said goodbye."""
+
+        def take_now(text: str) -> bool:
+            if not outbox.has_room():
+                return False
+            self._take(text, session, outbox)
+            return True
+
+        listen = scope["extensions"].get(LISTEN, lambda take: None)
         taken = 0
         while True:
+            listen(take_now)
             message = await receive()
+            listen(None)
             if message["type"] == "websocket.disconnect":
                 return message.get("code") in EXPLICIT
             text = message.get("text")

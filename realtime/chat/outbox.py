@@ -1,8 +1,9 @@
 """What waits to be sent on one socket: ordered, joined, bounded.
 
-What is put in one step of the event loop goes out together in the next, adjacent tokens of a turn as one frame. On an
-idle machine that is token by token, on a busy one the frames get bigger and not the queue longer. Where sending would
-mean to wait, for a slow reader or on a server without our `Connection`, one writer task does it.
+A frame leaves at once, and so does the first token after a quiet step of the event loop. The tokens that follow within
+the step go out together in the next, those of a turn as one frame, and so on until a step brings none. At a human pace
+that is token by token without a delay; where a model has much at hand the frames get bigger, not the queue longer.
+Where sending would mean to wait, for a slow reader or on a server without our `Connection`, one writer task does it.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ class Outbox:
     def __init__(self, drop: Callable[[CloseCode], None], send_now: Callable[[str], bool] | None = None) -> None:
         """`drop` closes the socket without waiting for its reader; `send_now` sends, or says that it would wait."""
         self._drop = drop
-        self._send_now = send_now
+        self._send_now = send_now or _would_wait
         self._flushing = False
         self._loop = asyncio.get_running_loop()
         self._pending: list[Token | str] = []
@@ -50,12 +51,16 @@ class Outbox:
         self.gone = False
 
     def put_token(self, token: Token) -> None:
-        """Queue a token; it may be joined with its neighbours."""
-        self._queue(token, len(token.content))
+        """Send a token if none was sent in this step of the loop; else queue it, to be joined with its neighbours."""
+        if not self._flushing and self._can_send() and self._send_now(encode(token)):
+            self._flush_later()
+        else:
+            self._queue(token, len(token.content))
 
     def put(self, text: str) -> None:
-        """Queue an encoded frame."""
-        self._queue(text, len(text))
+        """Send an encoded frame, or queue it behind what waits."""
+        if self._pending or not self._can_send() or not self._send_now(text):
+            self._queue(text, len(text))
 
     def has_room(self) -> bool:
         """Whether the reader keeps up."""
@@ -112,32 +117,41 @@ class Outbox:
                 self._wake = self._loop.create_future()
                 await self._wake
 
+    def _can_send(self) -> bool:
+        """Whether the writer waits for work: it has sent all there was, and nothing would be overtaken."""
+        return self._wake is not None and not self.gone
+
     def _queue(self, item: Token | str, chars: int) -> None:
         if self.gone:
             return
         self._pending.append(item)
         self._chars += chars
         if self._wake is not None and not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._flush_later()
         # A reader that was behind already is given up; one long frame is not its fault.
         if self._chars > HARD_CHARS and self._chars - chars > SOFT_CHARS:
             self.drop(CloseCode.SLOW_READER)
 
+    def _flush_later(self) -> None:
+        self._flushing = True
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
-        """Send what was put in the step before, without the writer if that can be."""
+        """Send what was put in the step before, without the writer if that can be, and come back in the next."""
         self._flushing = False
         if self._wake is None or not self._pending:
             return
         texts = list(joined(self._pending))
         sent = 0
-        while sent < len(texts) and self._send_now is not None and self._send_now(texts[sent]):
+        while sent < len(texts) and self._send_now(texts[sent]):
             sent += 1
         if sent:
             self._pending = list(texts[sent:])
             self._made_room()
         if self._pending:
             self._rouse()
+        else:
+            self._flush_later()
 
     def _rouse(self) -> None:
         wake = self._wake
@@ -179,3 +193,7 @@ def _token_frame(last: Token, contents: list[str]) -> str:
 
 def _nothing() -> None:
     pass
+
+
+def _would_wait(text: str) -> bool:
+    return False

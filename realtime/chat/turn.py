@@ -127,8 +127,7 @@ class Turn:
                     elif type(chunk) is Finished:
                         finished = chunk
                     taken += 1
-                    # The first token leaves at once; after it, turns with much at hand take turns.
-                    if taken == 1 or taken % FAIR_SHARE == 0:
+                    if taken % FAIR_SHARE == 0:
                         await asyncio.sleep(0)
                     if not self._talk.has_room():
                         deadline.reschedule(None)  # waiting for a reader is not the model's stall

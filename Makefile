@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPATH := realtime:.
 
 .DEFAULT_GOAL := help
-.PHONY: help run container test lint format bench clean
+.PHONY: help run container supabase test lint format bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ run: .venv/run.stamp ## Run the whole product on this machine, on PORT (8000)
 
 container: .venv/run.stamp ## Run the realtime container alone: no queue, so no summaries
 	@exec $(BIN)/python -m chat
+
+supabase: .venv/test.stamp node_modules/stamp ## Run a Supabase on this machine, without Docker, for `make run`
+	@exec $(BIN)/python -m infra.supabase_local
 
 test: .venv/test.stamp node_modules/stamp ## Run every test
 	@$(BIN)/python -m pytest $(ARGS)

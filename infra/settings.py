@@ -69,8 +69,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
-        if self.supabase_url:
-            raise ValueError("SUPABASE_URL: this version stores in SQLite only; leave it unset")
+        if self.supabase_url and not self.supabase_url.startswith(("http://", "https://")):
+            raise ValueError("SUPABASE_URL: must begin with https://, for example https://abcdefgh.supabase.co")
+        if self.supabase_url and not self.supabase_key:
+            raise ValueError("SUPABASE_KEY: needed with SUPABASE_URL; take the project's secret (service) key")
+        if self.supabase_key and not self.supabase_url:
+            raise ValueError("SUPABASE_URL: needed with SUPABASE_KEY; without both, sessions are kept in SQLite")
         if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
             raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
         if self.llm_provider == "openai" and not self.llm_model:

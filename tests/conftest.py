@@ -14,6 +14,7 @@ from chat.main import open_backend
 from infra.settings import Settings
 from infra.telemetry import configure_logging
 from tests.queue import queue  # noqa: F401 - a fixture
+from tests.supabase import postgres, supabase  # noqa: F401 - fixtures
 
 Serve = Callable[..., AbstractAsyncContextManager["Served"]]
 

@@ -19,6 +19,10 @@ async def open_store(settings: Settings) -> Store:
     Raises:
         StoreMisconfigured: it cannot be used as it is; the message says what to do.
     """
+    if settings.supabase_url:
+        from infra.store.supabase import SupabaseStore
+
+        return await SupabaseStore.open(settings)
     from infra.store.sqlite import SqliteStore
 
     return await SqliteStore.open(settings.data_dir / "realtime.db")

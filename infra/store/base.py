@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from infra.records import Event, Mode, Session, UserStats
 
@@ -12,7 +12,14 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """It may work later: the network, a lock, a full disk, a server error. Worth a retry."""
+    """It may work later: the network, a lock, a full disk, a server error. Worth a retry.
+
+    `retry_after` is how many seconds the store itself asks to be left alone, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StoreRefused(StoreError):
@@ -27,8 +34,21 @@ class NotYours(StoreError):
     """The session exists and belongs to another user."""
 
 
+def storable(value: Any) -> Any:
+    """The text, or the JSON value, with U+FFFD for U+0000, which PostgreSQL keeps in neither text nor JSON."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd") if "\0" in value else value
+    if isinstance(value, dict):
+        return {storable(name): storable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(inner) for inner in value]
+    return value
+
+
 class Store(Protocol):
     """Sessions and their events. Every verb may raise `StoreUnavailable`; times are timezone-aware.
+
+    Texts are kept as they are, but for U+0000: see `storable`.
 
     Each verb is atomic. A verb whose answer got lost may be called again: the second call changes nothing,
     except `open_session`, which opens the session once more.

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from infra.records import Event, Mode, Session, UserStats
-from infra.store.base import NotYours, StoreMisconfigured, StoreRefused, StoreUnavailable
+from infra.store.base import NotYours, StoreMisconfigured, StoreRefused, StoreUnavailable, storable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 5.0
@@ -103,7 +103,15 @@ class SqliteStore:
                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING
                 """,
                 [
-                    (e.event_id, e.session_id, e.turn_id, e.role, e.content, _text(e.timestamp), _json(e.metadata))
+                    (
+                        e.event_id,
+                        e.session_id,
+                        e.turn_id,
+                        e.role,
+                        storable(e.content),
+                        _text(e.timestamp),
+                        _json(storable(e.metadata)),
+                    )
                     for e in events
                 ],
             )
@@ -138,7 +146,7 @@ class SqliteStore:
                         duration = max(0, CAST(round((julianday(?) - julianday(start_time)) * 86400) AS INTEGER))
                     WHERE session_id = ? AND epoch = ? AND end_time IS NULL
                     """,
-                    (end, summary, end, session_id, epoch),
+                    (end, storable(summary), end, session_id, epoch),
                 ).rowcount
                 == 1
             )

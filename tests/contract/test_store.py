@@ -12,23 +12,34 @@ import pytest
 from infra.records import Event, Role, Session, UserStats
 from infra.store import NotYours, Store, StoreError, StoreRefused
 from infra.store.sqlite import SqliteStore
+from infra.store.supabase import SupabaseStore
+from tests.conftest import make_settings
+from tests.supabase import Supabase
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 ELSEWHERE = timezone(timedelta(hours=-9, minutes=-30))
 
 
-async def _sqlite(folder: Path) -> Store:
+async def _sqlite(request: pytest.FixtureRequest, folder: Path) -> Store:
     return await SqliteStore.open(folder / "contract.db")
 
 
-BACKENDS: dict[str, Callable[[Path], Awaitable[Store]]] = {"sqlite": _sqlite}
+async def _supabase(request: pytest.FixtureRequest, folder: Path) -> Store:
+    named: Supabase = request.getfixturevalue("supabase")
+    return await SupabaseStore.open(make_settings(folder, **named.names()))
+
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest, Path], Awaitable[Store]]] = {
+    "sqlite": _sqlite,
+    "supabase": _supabase,
+}
 
 
 @pytest.fixture(params=BACKENDS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """One backend after the other."""
-    opened = await BACKENDS[request.param](tmp_path)
+    opened = await BACKENDS[request.param](request, tmp_path)
     yield opened
     await opened.close()
 
@@ -160,6 +171,19 @@ async def test_long_content_is_kept_whole(store: Store) -> None:
     content = "naïve 👍 " * 10_000
     await store.append([an_event(session.session_id, content)])
     assert await contents(store, session.session_id) == [content]
+
+
+async def test_a_nul_is_kept_as_a_replacement_character(store: Store) -> None:
+    """PostgreSQL holds no U+0000, in text or in JSON: every backend keeps U+FFFD in its place, and nothing is lost."""
+    session = await an_open_session(store)
+    await store.append([an_event(session.session_id, "a\0b", metadata={"x\0": ["\0", {"y": "c\0d"}], "n": 0})])
+    (event,) = await stored(store, session.session_id)
+    assert event.content == "a\ufffdb"
+    assert event.metadata == {"x\ufffd": ["\ufffd", {"y": "c\ufffdd"}], "n": 0}
+    await store.finish_session(session.session_id, 1, ended_at=DAWN, summary="\0")
+    row = await store.session(session.session_id)
+    assert row
+    assert row.final_summary == "\ufffd"
 
 
 async def test_appending_again_changes_nothing(store: Store) -> None:

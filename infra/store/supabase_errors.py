@@ -56,11 +56,7 @@ def sort(status: int, body: bytes, retry_after: str | None = None) -> StoreError
         return StoreMisconfigured(f"SUPABASE_KEY: this key may not do the server's work ({text}): use the service key")
     if status == 401 or code.startswith("28"):
         return StoreMisconfigured(f"SUPABASE_KEY: refused ({text})")
-    if (
-        (len(code) == 5 and code.startswith(_LATER))
-        or status in (408, 425, 429)
-        or (status >= 500 and not _is_row(code))
-    ):
+    if _is_of(code, _LATER) or status in (408, 425, 429) or (status >= 500 and not _is_of(code, _ROW)):
         return StoreUnavailable(f"Supabase: {text}", retry_after=_seconds(retry_after))
     if not from_postgrest and status not in (400, 413):
         return StoreMisconfigured(f"SUPABASE_URL: what answers there is not a Supabase project ({text})")

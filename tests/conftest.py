@@ -13,6 +13,7 @@ from chat.__main__ import create_server, listen
 from chat.main import open_backend
 from infra.settings import Settings
 from infra.telemetry import configure_logging
+from tests.gateway import gateway  # noqa: F401 - a fixture
 from tests.queue import queue  # noqa: F401 - a fixture
 from tests.supabase import postgres, supabase  # noqa: F401 - fixtures
 

@@ -20,7 +20,10 @@ from uuid import uuid4
 import jwt
 import psycopg
 import pytest
+from pydantic import SecretStr
 
+from infra.settings import Settings
+from infra.store.supabase import SupabaseStore
 from infra.supabase_local import STANDALONE, CannotStart, Lite, Postgres, push_migrations
 
 
@@ -79,6 +82,12 @@ def supabase(request: pytest.FixtureRequest) -> Iterator[Supabase]:
     with ExitStack() as ending:
         lite = a_lite(fresh_database(postgres), ending)
         yield Supabase(lite.url, lite.service_key, lite.anon_key, lite.jwt_secret)
+
+
+async def open_store(url: str, key: str, within: float = 0.0) -> SupabaseStore:
+    """A store on the Supabase there; one that does not answer is asked again for so many seconds."""
+    settings = Settings(_env_file=None, supabase_url=url, supabase_key=SecretStr(key))
+    return await SupabaseStore.open(settings, within=within)
 
 
 def fresh_database(postgres: Postgres, *, migrated: bool = True) -> str:

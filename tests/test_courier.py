@@ -162,3 +162,24 @@ async def test_closing_says_how_many_are_lost(courier: Courier[int], far_end: Fa
             assert await courier.close(within=0.01) == 5
     assert [(line["event"], line["items"]) for line in logs] == [("not delivered before the end", 5)]
     assert far_end.arrived == []
+
+
+class Closed(Exception):
+    """A failure that says when to come back."""
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+
+
+async def test_who_asks_to_be_left_alone_is(far_end: FarEnd) -> None:
+    """A failure's `retry_after` is waited, where it is longer than the backoff."""
+    carrying = Courier("test", far_end.deliver, batch_size=3, expected=(Rain, Closed))
+    carrying.start()
+    loop = asyncio.get_running_loop()
+    far_end.weather.extend([Closed(0.2), Rain()])
+    before = loop.time()
+    carrying.put(1)
+    await asyncio.wait_for(carrying.settled(), PATIENCE)
+    assert loop.time() - before >= 0.2
+    assert far_end.asked == [[1]] * 3
+    await carrying.close(0)

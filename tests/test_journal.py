@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from chat.journal import Journal
+from chat.metrics import Metrics
 from infra.records import Event
 from infra.store import Store, StoreUnavailable
 from infra.store.sqlite import SqliteStore
@@ -43,7 +44,7 @@ async def store(tmp_path: Path) -> AsyncIterator[FlakyStore]:
 @pytest.fixture
 async def journal(store: FlakyStore) -> AsyncIterator[Journal]:
     """A journal that writes to it."""
-    opened = Journal(store, max_events=3)
+    opened = Journal(store, Metrics(), max_events=3)
     opened.start()
     yield opened
     await opened.close(within=0)

@@ -14,6 +14,7 @@ from chat.conversation import Conversation
 from chat.history import History
 from chat.inputs import UserSaid
 from chat.journal import Journal
+from chat.metrics import Metrics
 from chat.outbox import SOFT_CHARS, Outbox
 from chat.protocol import CloseCode
 from chat.session import Session
@@ -124,7 +125,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     """A session that was just opened."""
     store = await SqliteStore.open(tmp_path / "session.db")
     row = await store.open_session("s", "u", at=utc_now(), container_id="box")
-    journal = Journal(store, max_events=100)
+    journal = Journal(store, Metrics(), max_events=100)
     journal.start()
     model = ScriptedModel()
     conversation = Conversation(

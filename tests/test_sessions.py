@@ -12,6 +12,7 @@ from chat.courier import Courier
 from chat.endpoint import SessionSocket
 from chat.inputs import UserSaid
 from chat.journal import Journal
+from chat.metrics import Metrics
 from chat.protocol import ErrorCode
 from chat.session import Session
 from chat.sessions import Refused, Sessions
@@ -35,7 +36,7 @@ class House:
         self.sqlite = sqlite
         self.store = FlakyStore(sqlite)
         self.model = ScriptedModel()
-        self.journal = Journal(self.store, max_events=100)
+        self.journal = Journal(self.store, Metrics(), max_events=100)
         self.endings = Courier("endings", self._announce, batch_size=9, expected=HandoffUnavailable)
         kit = TurnKit(self.model, Registry([]), stall_seconds=PATIENCE, tool_seconds=PATIENCE, max_tool_rounds=3)
         self.sessions = Sessions(self.store, self.journal, kit, self.endings, self.settings)

@@ -43,9 +43,8 @@ def sort(status: int, body: bytes, retry_after: str | None = None) -> StoreError
     """
     try:
         problem = msgspec.json.decode(body, type=_Body)
-        from_postgrest = True
     except (msgspec.DecodeError, UnicodeError):  # a gateway's page
-        problem, from_postgrest = _Body(), False
+        problem = _Body()
     code = str(problem.code or "")
     # What PostgreSQL could not read stands behind a colon in its message: `invalid input syntax for type uuid: "…"`.
     words = (problem.message or "").split(': "')[0]
@@ -58,7 +57,7 @@ def sort(status: int, body: bytes, retry_after: str | None = None) -> StoreError
         return StoreMisconfigured(f"SUPABASE_KEY: refused ({text})")
     if _is_of(code, _LATER) or status in (408, 425, 429) or (status >= 500 and not _is_of(code, _ROW)):
         return StoreUnavailable(f"Supabase: {text}", retry_after=_seconds(retry_after))
-    if not from_postgrest and status not in (400, 413):
+    if not code and status != 413:  # PostgREST names all it refuses; a gateway may not know the way today
         return StoreMisconfigured(f"SUPABASE_URL: what answers there is not a Supabase project ({text})")
     return StoreRefused(f"Supabase: {text}")
 

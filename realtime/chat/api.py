@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
 
+from chat.metrics import CONTENT_TYPE, Metrics
 from infra.records import SESSION_ID
 from infra.store import Store, StoreError
 from infra.telemetry import get_logger
@@ -31,8 +32,8 @@ SessionId = Annotated[str, PathParameter(pattern=f"^{SESSION_ID.pattern}$")]
 log = get_logger("api")
 
 
-def create_router(store: Store) -> APIRouter:
-    """The routes over one store."""
+def create_router(store: Store, metrics: Metrics) -> APIRouter:
+    """The routes over one store, and the container's numbers."""
     router = APIRouter()
 
     @router.get("/health")
@@ -47,6 +48,11 @@ def create_router(store: Store) -> APIRouter:
             response.status_code = 503
             return healthy | {"status": "unhealthy", "failing": ["store"]}
         return healthy
+
+    @router.get("/metrics")
+    async def numbers() -> Response:
+        """The container's metrics, for Prometheus."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     @router.get("/sessions/{session_id}")
     async def session(session_id: SessionId) -> Response:

@@ -28,9 +28,13 @@ class Courier(Generic[T]):
         *,
         batch_size: int,
         gather_seconds: float = 0.0,
-        expected: type[Exception],
+        expected: type[Exception] | tuple[type[Exception], ...],
     ) -> None:
-        """`gather_seconds` is how long the first item waits for company; `expected` failures are logged in a line."""
+        """`gather_seconds` is how long the first item waits for company.
+
+        `expected` failures are logged in a line, all others with their traceback. One that has a `retry_after` is
+        left alone for at least so many seconds.
+        """
         self._deliver = deliver
         self._batch_size = batch_size
         self._gather_seconds = gather_seconds
@@ -95,16 +99,18 @@ class Courier(Generic[T]):
     async def _carry(self, batch: Sequence[T]) -> None:
         attempt = 0
         while batch:
+            wanted = 0.0
             try:
                 batch = await self._deliver(batch)
                 if not batch:
                     break
                 self._log.warning("partly refused, will retry", items=len(batch), attempt=attempt + 1)
             except self._expected as error:
+                wanted = getattr(error, "retry_after", None) or 0.0
                 self._log.warning("failed, will retry", cause=str(error), items=self.waiting(), attempt=attempt + 1)
             except Exception:
                 self._log.exception("failed unexpectedly, will retry", items=self.waiting(), attempt=attempt + 1)
-            await asyncio.sleep(backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS))
+            await asyncio.sleep(max(wanted, backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS)))
             attempt += 1
         if attempt:
             self._log.info("recovered", attempts=attempt + 1)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from chat.courier import Courier
+from chat.metrics import Metrics
 from infra.records import Event, Mode
-from infra.store import Store, StoreRefused, StoreUnavailable
+from infra.store import Store, StoreMisconfigured, StoreRefused, StoreUnavailable
 from infra.telemetry import get_logger
 
 BATCH_EVENTS = 500
@@ -27,19 +28,20 @@ class _Entry(msgspec.Struct, frozen=True):
 class Journal:
     """All sessions' events on their way to the store, in the order in which they were recorded."""
 
-    def __init__(self, store: Store, *, max_events: int) -> None:
+    def __init__(self, store: Store, metrics: Metrics, *, max_events: int) -> None:
         """`max_events` may wait for the store; past it `is_full`, and the door takes no new messages.
 
         The turns that run then may still record how they end: it is what they have done that must not be lost.
         """
         self._store = store
+        self._metrics = metrics
         self._max_events = max_events
         self._courier = Courier(
             "journal",
             self._deliver,
             batch_size=BATCH_EVENTS,
             gather_seconds=GATHER_SECONDS,
-            expected=StoreUnavailable,
+            expected=(StoreUnavailable, StoreMisconfigured),
         )
 
     def start(self) -> None:
@@ -93,6 +95,7 @@ class Journal:
         except StoreRefused as error:
             if len(events) == 1:
                 (event,) = events
+                self._metrics.events_set_aside.inc()
                 log.error("event set aside", session_id=event.session_id, event_id=event.event_id, cause=str(error))
                 return
             middle = len(events) // 2

@@ -12,6 +12,7 @@ from chat.api import FRONTEND, SERVICE, VERSION, create_router
 from chat.courier import Courier
 from chat.endpoint import SessionSocket
 from chat.journal import Journal
+from chat.metrics import Metrics
 from chat.sessions import Sessions
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
@@ -60,7 +61,8 @@ async def open_backend(
             closing.push_async_callback(endings.close, ENDINGS_SECONDS)
         else:
             log.warning("no summaries: DISCONNECT_QUEUE_URL is not set")
-        journal = Journal(store, max_events=settings.journal_max_events)
+        metrics = Metrics()
+        journal = Journal(store, metrics, max_events=settings.journal_max_events)
         journal.start()
         closing.push_async_callback(journal.close, JOURNAL_SECONDS)
         kit = TurnKit(
@@ -73,15 +75,15 @@ async def open_backend(
         sessions = Sessions(store, journal, kit, endings, settings)
         sessions.start()
         closing.push_async_callback(sessions.close, SESSIONS_SECONDS)
-        yield _create_app(store, sessions, journal, settings)
+        yield _create_app(store, sessions, journal, metrics, settings)
 
 
-def _create_app(store: Store, sessions: Sessions, journal: Journal, settings: Settings) -> FastAPI:
+def _create_app(store: Store, sessions: Sessions, journal: Journal, metrics: Metrics, settings: Settings) -> FastAPI:
     app = FastAPI(title=SERVICE, version=VERSION)
     app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET"])
     app.router.routes.append(
         WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))
     )
-    app.include_router(create_router(store))
+    app.include_router(create_router(store, metrics))
     app.mount("/", StaticFiles(directory=FRONTEND, html=True))
     return app

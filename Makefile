@@ -31,7 +31,7 @@ format: .venv/test.stamp ## Put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: .venv/test.stamp ## Measure this server beside a bare uvicorn loop
+bench: .venv/test.stamp node_modules/stamp ## Measure this server beside a bare uvicorn loop
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## Remove what was installed, but no data

@@ -11,8 +11,8 @@ from infra.store import Store, StoreMisconfigured, StoreRefused, StoreUnavailabl
 from infra.telemetry import get_logger
 
 BATCH_EVENTS = 500
-GATHER_SECONDS = 0.02
-"""A commit costs the same for one event as for many: the first waits this long for company."""
+GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.25
+"""A commit costs the same for one event as for many: the first waits so long for company, longer for a far store."""
 
 log = get_logger("journal")
 
@@ -41,6 +41,7 @@ class Journal:
             self._deliver,
             batch_size=BATCH_EVENTS,
             gather_seconds=GATHER_SECONDS,
+            most_gather_seconds=MOST_GATHER_SECONDS,
             expected=(StoreUnavailable, StoreMisconfigured),
         )
 

@@ -60,7 +60,7 @@ async def open_backend(
             endings.start()
             closing.push_async_callback(endings.close, ENDINGS_SECONDS)
         else:
-            log.warning("no summaries: DISCONNECT_QUEUE_URL is not set")
+            log.warning("no summaries: neither DISCONNECT_QUEUE_URL nor HANDOFF_URL is set")
         metrics = Metrics()
         journal = Journal(store, metrics, max_events=settings.journal_max_events)
         journal.start()

@@ -25,7 +25,6 @@ SESSIONS = 1000
 PACE = 50.0
 CPU, RATE, MEMORY = "CPU per token, us", "tokens/s", "memory per session, KiB"
 P50, P99 = "time to first token p50, ms", "time to first token p99, ms"
-IDLE = "idle"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -57,19 +56,23 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def running(kind: str, rate: float) -> Iterator[ServerProcess]:
-    """Run the floor or our server at so many tokens a second."""
+def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
+    """Run the floor or our server at so many tokens a second, with `more` in its environment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as data_dir:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "realtime"), str(ROOT)]),
-            "PORT": str(port),
-            "DATA_DIR": data_dir,
-            "DEMO_TOKENS_PER_SECOND": str(rate),
-            "MAX_SESSIONS": str(SESSIONS * 2),
-            "LOG_LEVEL": "error",
-        }
+        environment = (
+            os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join([str(ROOT / "realtime"), str(ROOT)]),
+                "PORT": str(port),
+                "DATA_DIR": data_dir,
+                "DEMO_TOKENS_PER_SECOND": str(rate),
+                "MAX_SESSIONS": str(SESSIONS * 2),
+                "LOG_LEVEL": "error",
+            }
+            | more
+        )
         arguments = ["tests.bench.floor", str(port), str(rate)] if kind == "floor" else ["chat"]
         process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, cwd=ROOT)
         try:
@@ -92,21 +95,23 @@ def _wait_for(port: int) -> None:
     raise TimeoutError("the server did not start")
 
 
-def measure(kind: str, rate: float, words: int, turns: int, spread: float) -> Row:
+def measure(
+    kind: str, rate: float, words: int, turns: int, spread: float, sessions: int = SESSIONS, **more: str
+) -> Row:
     """One scenario, from the moment all sockets are open to the last `done`."""
-    with running(kind, rate) as server:
+    with running(kind, rate, **more) as server:
 
         async def scenario() -> tuple[float, float, list[float]]:
             await check_reply(server.port, words)
-            sockets = await connect(server.port, SESSIONS)
+            sockets = await connect(server.port, sessions)
             await asyncio.sleep(0.5)
             before = server.cpu_seconds()
             result = await drive(sockets, words, turns, spread)
             return server.cpu_seconds() - before, result.elapsed, result.first_token
 
         cpu, elapsed, first = uvloop.run(scenario())
-    tokens = SESSIONS * words * turns
-    assert len(first) == SESSIONS * turns, "a turn had no first token"
+    tokens = sessions * words * turns
+    assert len(first) == sessions * turns, "a turn had no first token"
     first.sort()
     return Row(
         cpu * 1e6 / tokens, tokens / elapsed, statistics.median(first) * 1e3, first[int(len(first) * 0.99)] * 1e3
@@ -146,14 +151,37 @@ def median_rows(rows: list[Row]) -> Row:
     return Row(*(statistics.median(column) for column in zip(*(vars(row).values() for row in rows), strict=True)))
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is made; the median counts")
-    rounds = parser.parse_args().rounds
-    if len(cores := sorted(os.sched_getaffinity(0))) > 1:
-        os.sched_setaffinity(0, cores[1:])
-    table: list[tuple[str, str, float, float]] = []
+class Table:
+    """The rows as they are measured: ours, the other's, their ratio, and whether a target holds."""
+
+    def __init__(self) -> None:
+        self._lines = [f"{'scenario':<33} {'measure':<28} {'ours':>9} {'other':>9} {'ratio':>6}  target"]
+
+    def add(
+        self,
+        scenario: str,
+        measure: str,
+        ours: float,
+        other: float | None = None,
+        target: str = "",
+        holds: Callable[[float, float], bool] | None = None,
+    ) -> None:
+        """A row; `other` is the floor, or what a line above says."""
+        numbers = f"{ours:>9.1f} {other:>9.1f} {ours / other:>6.3g}" if other is not None else f"{ours:>9.1f}{'':17}"
+        verdict = f"{target} {'ok' if holds(ours, other or 0.0) else 'MISSED'}" if holds else target
+        self._lines.append(f"{scenario:<33} {measure:<28} {numbers}  {verdict}".rstrip())
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines)
+
+
+def progress(text: str) -> None:
+    """A line for whoever waits."""
+    print(f"… {text}", file=sys.stderr)
+
+
+def bench_streaming(table: Table, rounds: int) -> None:
+    """Our server on SQLite beside the floor: paced, flat out, and idle."""
     paced, flat = f"paced, {SESSIONS} sessions x {PACE:g} tok/s", f"flat out, {SESSIONS} sessions"
     scenarios = {paced: (PACE, 150, 2, 3.0), flat: (0.0, 200, 2, 0.0)}
     targets: dict[tuple[str, str], tuple[str, Callable[[float, float], bool]]] = {
@@ -161,29 +189,80 @@ def main() -> None:
         (paced, P99): ("<= +30 ms", lambda ours, floor: ours <= floor + 30),
         (flat, RATE): (">= 2 x", lambda ours, floor: ours >= 2 * floor),
         (flat, P50): ("<= 0.2 x", lambda ours, floor: ours <= 0.2 * floor),
-        (IDLE, MEMORY): ("<= 2 x", lambda ours, floor: ours <= 2 * floor),
     }
     for name, (rate, words, turns, spread) in scenarios.items():
         rows: dict[str, list[Row]] = {"ours": [], "floor": []}
         for number in range(rounds):
             for kind in ("floor", "ours") if number % 2 else ("ours", "floor"):
-                print(f"… {name}: {kind}, round {number + 1} of {rounds}", file=sys.stderr)
+                progress(f"{name}: {kind}, round {number + 1} of {rounds}")
                 rows[kind].append(measure(kind, rate, words, turns, spread))
         ours, floor = median_rows(rows["ours"]), median_rows(rows["floor"])
-        table += [
-            (name, CPU, ours.cpu_us, floor.cpu_us),
-            (name, RATE, ours.rate, floor.rate),
-            (name, P50, ours.p50_ms, floor.p50_ms),
-            (name, P99, ours.p99_ms, floor.p99_ms),
-        ]
+        for what, ours_value, floor_value in (
+            (CPU, ours.cpu_us, floor.cpu_us),
+            (RATE, ours.rate, floor.rate),
+            (P50, ours.p50_ms, floor.p50_ms),
+            (P99, ours.p99_ms, floor.p99_ms),
+        ):
+            table.add(name, what, ours_value, floor_value, *targets.get((name, what), ()))
     memory = {kind: statistics.median(idle_memory(kind) for _ in range(rounds)) for kind in ("ours", "floor")}
-    table.append((IDLE, MEMORY, memory["ours"], memory["floor"]))
-    print(f"{'scenario':<33} {'measure':<28} {'ours':>9} {'floor':>9} {'ratio':>6}  target")
-    for scenario, what, ours_value, floor_value in table:
-        target, holds = targets.get((scenario, what), ("", lambda ours, floor: True))
-        verdict = f"{target} {'ok' if holds(ours_value, floor_value) else 'MISSED'}" if target else ""
-        numbers = f"{ours_value:>9.1f} {floor_value:>9.1f} {ours_value / floor_value:>6.2f}"
-        print(f"{scenario:<33} {what:<28} {numbers}  {verdict}".rstrip())
+    table.add("idle", MEMORY, memory["ours"], memory["floor"], "<= 2 x", lambda ours, floor: ours <= 2 * floor)
+
+
+def bench_supabase(table: Table, rounds: int) -> None:
+    """Storing in Supabase: beside one insert per event, and beside SQLite."""
+    from tests.bench import supabase
+
+    with supabase.a_supabase() as lite:
+        named = {"SUPABASE_URL": lite.url, "SUPABASE_KEY": lite.service_key}
+        progress("Supabase: the journal, and one insert per event")
+        costs = [supabase.write_cost(lite) for _ in range(rounds)]
+        journal, single = (
+            supabase.Cost(statistics.median(c.rate for c in side), statistics.median(c.cpu_us for c in side))
+            for side in zip(*costs, strict=True)
+        )
+        name = "Supabase, beside single inserts"
+        table.add(name, "events/s", journal.rate, single.rate, ">= 20 x", lambda ours, one: ours >= 20 * one)
+        table.add(
+            name, "CPU per event, us", journal.cpu_us, single.cpu_us, "<= 1/50", lambda ours, one: ours <= one / 50
+        )
+        rows: dict[str, list[float]] = {"Supabase": [], "SQLite": []}
+        for number in range(rounds):
+            for kind in ("SQLite", "Supabase") if number % 2 else ("Supabase", "SQLite"):
+                progress(f"chat on {kind}, round {number + 1} of {rounds}")
+                more = named if kind == "Supabase" else {}
+                rows[kind].append(measure("ours", PACE, 150, 2, 3.0, supabase.SESSIONS, **more).cpu_us)
+        on_supabase, on_sqlite = (statistics.median(rows[kind]) for kind in ("Supabase", "SQLite"))
+        table.add(
+            f"Supabase, beside SQLite, {supabase.SESSIONS} x {PACE:g}",
+            CPU,
+            on_supabase,
+            on_sqlite,
+            "<= 1.1 x",
+            lambda ours, sqlite: ours <= 1.1 * sqlite,
+        )
+        progress("Supabase: from done to saved")
+        with running("ours", 0.0, **named) as server:
+            p50, p99 = asyncio.run(supabase.done_to_saved(server.port))
+        table.add(f"Supabase, {supabase.SESSIONS} sessions", "done to saved p50, ms", p50)
+        table.add(f"Supabase, {supabase.SESSIONS} sessions", "done to saved p99, ms", p99)
+
+
+PARTS = {"streaming": bench_streaming, "supabase": bench_supabase}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is made; the median counts")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
+    arguments = parser.parse_args()
+    if len(cores := sorted(os.sched_getaffinity(0))) > 1:
+        os.sched_setaffinity(0, cores[1:])
+    table = Table()
+    for name, part in PARTS.items():
+        if arguments.only in (None, name):
+            part(table, arguments.rounds)
+    print(table)
 
 
 if __name__ == "__main__":

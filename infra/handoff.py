@@ -1,4 +1,4 @@
-"""The one message that passes between the halves, on its way out: `SessionEnded` onto a queue."""
+"""The one message that passes between the halves, on its way out: `SessionEnded` onto a queue, or by HTTP."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ SQS_BATCH = 10
 
 
 class HandoffUnavailable(Exception):
-    """The queue did not take the message; it may later."""
+    """None of the messages was taken; they may be later."""
 
 
 class Handoff(Protocol):
@@ -80,4 +80,8 @@ def sqs_client(settings: Settings) -> Any:
 
 async def open_handoff(settings: Settings) -> Handoff | None:
     """The hand-off these settings name, or None: then ended sessions are not summarised."""
+    if settings.handoff_url:
+        from infra.handoff_http import HttpHandoff
+
+        return HttpHandoff.connect(settings)
     return await SqsHandoff.connect(settings) if settings.disconnect_queue_url else None

@@ -1,5 +1,6 @@
 """Every setting of both halves, read from the environment and from `.env`, checked once at the start."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -7,6 +8,9 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 WhileBusy = Literal["queue", "interrupt", "reject", "merge"]
+
+HEADER_WORD = re.compile(r"[!-~]+")
+"""What may stand for a secret in an HTTP header."""
 
 
 class SettingsError(Exception):
@@ -54,6 +58,8 @@ class Settings(BaseSettings):
     # The journal and the hand-off
     journal_max_events: int = Field(default=20_000, ge=1)
     disconnect_queue_url: str | None = None
+    handoff_url: str | None = None
+    handoff_secret: SecretStr | None = None
     aws_region: str = "us-east-1"
     aws_endpoint_url: str | None = None
 
@@ -75,6 +81,14 @@ class Settings(BaseSettings):
             raise ValueError("SUPABASE_KEY: needed with SUPABASE_URL; take the project's secret (service) key")
         if self.supabase_key and not self.supabase_url:
             raise ValueError("SUPABASE_URL: needed with SUPABASE_KEY; without both, sessions are kept in SQLite")
+        if self.handoff_url and not self.handoff_url.startswith(("http://", "https://")):
+            raise ValueError("HANDOFF_URL: must begin with https://, for example https://…/functions/v1/summary")
+        if self.handoff_url and self.disconnect_queue_url:
+            raise ValueError("HANDOFF_URL: set this or DISCONNECT_QUEUE_URL, not both")
+        if self.handoff_url and not self.handoff_secret:
+            raise ValueError("HANDOFF_SECRET: needed with HANDOFF_URL; the same as the function's own")
+        if self.handoff_secret and not HEADER_WORD.fullmatch(self.handoff_secret.get_secret_value()):
+            raise ValueError("HANDOFF_SECRET: must be of ASCII letters, digits and signs, without spaces")
         if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
             raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
         if self.llm_provider == "openai" and not self.llm_model:

@@ -62,17 +62,20 @@ def main() -> int:
 
 def run(settings: Settings, stopping: threading.Event) -> int:
     """Run the local stack until `stopping` is set; the container's exit code if it ends before."""
-    os.environ |= MOTO_ENVIRONMENT
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    settings = settings.model_copy(update={"aws_endpoint_url": endpoint})
+    if not settings.handoff_url:  # the Edge function is told directly, and needs no queue
+        os.environ |= MOTO_ENVIRONMENT
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        queue_url = f"{endpoint}/{QUEUE_PATH}"
+        settings = settings.model_copy(update={"aws_endpoint_url": endpoint, "disconnect_queue_url": queue_url})
     # The container comes first: it needs about as long as the emulator, and it is the one that may not be able to.
-    container = start_container(endpoint, f"{endpoint}/{QUEUE_PATH}")
+    container = start_container(settings)
     with ExitStack() as ending:
         ending.callback(stop_container, container)
-        source = start_function(settings, ending)
+        source = start_function(settings, ending) if settings.disconnect_queue_url else None
         if wait_until_healthy(settings, container, stopping):
-            source.start()
+            if source:
+                source.start()
             print(_welcome(settings), flush=True)
             while container.poll() is None and not stopping.wait(0.2):
                 pass
@@ -118,13 +121,12 @@ def load_handler(function: str) -> Handler:
     return handler
 
 
-def start_container(endpoint: str, queue_url: str) -> subprocess.Popen[bytes]:
+def start_container(settings: Settings) -> subprocess.Popen[bytes]:
     """Start the realtime container's process, in a session of its own: Ctrl-C is ours to pass on."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "realtime"), str(ROOT)]),
-        "AWS_ENDPOINT_URL": endpoint,
-        "DISCONNECT_QUEUE_URL": queue_url,
-    }
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "realtime"), str(ROOT)])}
+    if settings.disconnect_queue_url:
+        environment |= {"DISCONNECT_QUEUE_URL": settings.disconnect_queue_url}
+        environment |= {"AWS_ENDPOINT_URL": settings.aws_endpoint_url or ""}
     return subprocess.Popen([sys.executable, "-m", "chat"], env=environment, start_new_session=True)
 
 
@@ -166,10 +168,12 @@ def _welcome(settings: Settings) -> str:
         "page": f"{base}/",
         "socket": f"{base.replace('http', 'ws', 1)}/ws/session/{{session_id}}",
         "health": f"{base}/health",
-        "queue": f"{settings.aws_endpoint_url}/{QUEUE_PATH}  (SQS, emulated by moto)",
-        "data": settings.data_dir.resolve() / "realtime.db",
+        "queue": f"{settings.disconnect_queue_url}  (SQS, emulated by moto)",
+        "data": settings.supabase_url or settings.data_dir.resolve() / "realtime.db",
         "model": settings.llm_provider,
     }
+    if settings.handoff_url:
+        lines["queue"] = f"none: ended sessions are handed to {settings.handoff_url}"
     return "\n".join(
         ["", "Realtime AI Backend is ready."] + [f"  {k:<8}{v}" for k, v in lines.items()] + ["Ctrl-C ends it.", ""]
     )

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.client import ChatClient
+from tests.supabase import Supabase, free_port, open_store
 from tests.system.test_http import get
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,19 +32,13 @@ def environment(data_dir: Path, port: int, **settings: str) -> dict[str, str]:
     } | settings
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
-def local_stack(data_dir: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
+def local_stack(data_dir: Path, port: int, **settings: str) -> Iterator["subprocess.Popen[str]"]:
     """The stack as `make run` starts it, up to its welcome; ended at the latest when the block is left."""
     process = subprocess.Popen(
         [sys.executable, "-m", "infra.local"],
         cwd=data_dir,
-        env=environment(data_dir, port),
+        env=environment(data_dir, port, **settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -113,6 +109,27 @@ async def test_the_whole_product_runs_and_goes_by_one_command(tmp_path: Path, st
     with local_stack(tmp_path, port):
         _, row = await get(f"http://127.0.0.1:{port}/sessions/s2")
         assert row["final_summary"] == "A casual conversation of 1 message and 1 reply."
+
+
+async def test_the_whole_product_runs_on_supabase(tmp_path: Path, supabase: Supabase) -> None:
+    """With the two settings the same command stores there, and the function writes its summary there."""
+    port, session_id = free_port(), f"local-{uuid4().hex}"
+    named = {name.upper(): value for name, value in supabase.names().items()}
+    with local_stack(tmp_path, port, **named):
+        async with await ChatClient.connect(f"ws://127.0.0.1:{port}", session_id, user_id="ada") as client:
+            await client.say("fetch the sales data")
+            await client.until("done", reason="complete")
+        await summarised(port, session_id)
+    store = await open_store(supabase.url, supabase.service_key)
+    row, events = await store.session(session_id), await store.events(session_id, limit=100)
+    await store.close()
+    assert row
+    assert (row.user_id, row.mode, row.epoch) == ("ada", "analytical", 1)
+    assert row.final_summary == (
+        "An analytical conversation of 1 message and 1 reply about sales. Tools used: fetch_data."
+    )
+    assert [event.role for event in events] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert not (tmp_path / "realtime.db").exists()
 
 
 def refused(data_dir: Path, port: int, **settings: str) -> tuple[int, str]:

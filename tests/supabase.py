@@ -7,6 +7,7 @@ gateway asks for an API key.
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -66,7 +67,7 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder)
         unavailable(error)
     yield server
-    server.stop()
+    server.stop(signal.SIGQUIT)  # at once: its files are not needed any more
     shutil.rmtree(folder)
 
 

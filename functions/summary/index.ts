@@ -1,0 +1,89 @@
+/**
+ * The summary function as a Supabase Edge Function: the Lambda's twin, woken by HTTP instead of a queue.
+ *
+ * `POST` one `SessionEnded`, bare or as a database webhook's `record`, with `Authorization: Bearer <HANDOFF_SECRET>`.
+ * 200 says what it led to; with any other answer nothing is done with, and the message should be sent again.
+ *
+ *   200 {"outcome": "written" | "repeated" | "stale"}
+ *   400 the message is malformed; the error names the field        405 not a POST
+ *   401 the secret is not the one that is set, or none is set       409 no such session, or epoch, yet
+ *   502 the model failed, and may work later                        503 the store did, or a setting is missing
+ */
+
+import { Malformed, readEnded } from "./ended.ts";
+import { ModelError, type ModelSettings } from "./model.ts";
+import { Store, StoreError } from "./store.ts";
+import { summarize, UnknownSession } from "./summarize.ts";
+
+class SettingMissing extends Error {}
+
+const STATUS = new Map<unknown, number>([
+  [Malformed, 400],
+  [UnknownSession, 409],
+  [ModelError, 502],
+  [StoreError, 503],
+  [SettingMissing, 503],
+]);
+
+async function handle(request: Request): Promise<Response> {
+  if (request.method !== "POST") return answer(405, { error: "POST a SessionEnded" }, { allow: "POST" });
+  if (!await mayCall(request)) return answer(401, { error: "HANDOFF_SECRET is not set, or not what was sent" });
+  try {
+    const ended = readEnded(new Uint8Array(await request.arrayBuffer()));
+    const outcome = await summarize(ended, store(), model());
+    log("info", outcome, { session_id: ended.sessionId, epoch: ended.epoch, reason: ended.reason });
+    return answer(200, { outcome });
+  } catch (error) {
+    const { constructor, message, stack = "" } = error as Error;
+    const status = STATUS.get(constructor);
+    // What we did not foresee may quote the conversation: of that, only where it happened is told, and only to the log.
+    const where = status ? undefined : stack.split("\n").filter((line) => line.startsWith("    at ")).join("\n");
+    log("error", "message failed", { cause: status ? message : constructor.name, where });
+    return answer(status ?? 500, { error: status ? message : "unexpected" });
+  }
+}
+
+/** Whether the caller knows the secret, found out in a time that does not depend on how much of it they know. */
+async function mayCall(request: Request): Promise<boolean> {
+  const secret = Deno.env.get("HANDOFF_SECRET");
+  const given = /^Bearer (.+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
+  if (!secret || !given) return false;
+  const [ours, theirs] = await Promise.all([secret, given].map(digest));
+  return ours.reduce((difference, byte, index) => difference | (byte ^ theirs[index]), 0) === 0;
+}
+
+async function digest(text: string): Promise<Uint8Array> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
+}
+
+/** The project's own; Supabase sets both variables. `SUPABASE_KEY` is for a run elsewhere. */
+function store(): Store {
+  const keys = JSON.parse(Deno.env.get("SUPABASE_SECRET_KEYS") || "{}");
+  const key = Deno.env.get("SUPABASE_KEY") || keys.default || Deno.env.get("SUPABASE_SERVICE_ROLE_KEY");
+  if (!key) throw new SettingMissing("SUPABASE_SERVICE_ROLE_KEY: not set");
+  return new Store(needed("SUPABASE_URL"), key);
+}
+
+/** The model to ask; without a key there is none, and the summary is the plain one. */
+function model(): ModelSettings | null {
+  const key = Deno.env.get("OPENAI_API_KEY");
+  if (!key) return null;
+  const baseUrl = Deno.env.get("OPENAI_BASE_URL") || "https://api.openai.com/v1";
+  return { key, baseUrl, model: needed("LLM_MODEL"), maxTokens: Number(Deno.env.get("LLM_MAX_TOKENS")) || undefined };
+}
+
+function needed(name: string): string {
+  const value = Deno.env.get(name);
+  if (!value) throw new SettingMissing(`${name}: not set`);
+  return value;
+}
+
+function answer(status: number, body: Record<string, string>, headers: Record<string, string> = {}): Response {
+  return Response.json(body, { status, headers });
+}
+
+function log(level: "info" | "error", event: string, fields: Record<string, unknown>): void {
+  console[level](JSON.stringify({ level, event, ...fields }));
+}
+
+Deno.serve(handle);

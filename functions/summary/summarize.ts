@@ -1,0 +1,51 @@
+/** Ends one session in the store: idempotent, in whatever order and however often it is asked. As `summarize.py`. */
+
+import type { SessionEnded } from "./ended.ts";
+import { ask, type ModelSettings } from "./model.ts";
+import { formatMoment, storedMoment } from "./moment.ts";
+import { type Event, messagesForModel, plainSummary } from "./prompt.ts";
+import type { Session, Store } from "./store.ts";
+
+/** In the row now; in it already; or stale: the user came back, and the next end brings its own message. */
+export type Outcome = "written" | "repeated" | "stale";
+
+/** The message names a session, or an epoch of it, that the store has not seen. It may come to. */
+export class UnknownSession extends Error {}
+
+/**
+ * Write the summary, end and duration of the session, if it is still as the message says.
+ *
+ * @throws {UnknownSession} There is nothing to summarise.
+ * @throws {StoreError} The store did not answer; the message must come again.
+ * @throws {ModelError} The same, for the model.
+ */
+export async function summarize(ended: SessionEnded, store: Store, model: ModelSettings | null): Promise<Outcome> {
+  const session = await store.session(ended.sessionId);
+  if (!session || session.epoch < ended.epoch) {
+    throw new UnknownSession(`no session ${ended.sessionId} at epoch ${ended.epoch}`);
+  }
+  if (session.epoch > ended.epoch) return "stale";
+  if (session.end_time !== null) return "repeated";
+  const events = await store.events(ended.sessionId);
+  const summary = await summaryOf(session, events, model);
+  // Clocks differ: a session does not end before its last event.
+  const last = events.length ? storedMoment(events[events.length - 1].timestamp) : ended.endedAt;
+  const endedAt = formatMoment(last > ended.endedAt ? last : ended.endedAt);
+  // The user may come back while we write, or the same message be handled twice at once: the store decides.
+  if (await store.finishSession(ended.sessionId, ended.epoch, endedAt, summary)) return "written";
+  const now = await store.session(ended.sessionId);
+  return now && now.epoch > ended.epoch ? "stale" : "repeated";
+}
+
+async function summaryOf(session: Session, events: Event[], model: ModelSettings | null): Promise<string> {
+  const plain = plainSummary(events, session.mode);
+  if (!model || !events.some((event) => event.role === "user")) return plain;
+  return folded(await ask(model, messagesForModel(events)) ?? "") || plain;
+}
+
+/** In one line, split where Python splits: its white space is not JavaScript's. */
+function folded(text: string): string {
+  // deno-lint-ignore no-control-regex -- Python counts the separators U+001C to U+001F
+  return text.split(/[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/)
+    .filter((part) => part).join(" ");
+}

@@ -30,8 +30,7 @@ const Cards = (() => {
       const meta = el("p", { className: "meta" });
       const node = el("article", { className: "message user", "aria-label": "You" }, text, meta);
       function update(item) {
-        setText(text, item.text ?? "Sent from another window");
-        node.classList.toggle("elsewhere", item.text === null);
+        setText(text, item.text);
         node.dataset.status = item.status;
         meta.replaceChildren(...(item.status === "failed" ? problem(item) : delivery(item.status)));
       }

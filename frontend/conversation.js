@@ -23,7 +23,7 @@ const Conversation = (() => {
   }
 
   const ON = {
-    ready: redraw,
+    ready: (state, frame) => (frame.resumed ? resume(state, frame) : redraw(state, frame)),
     mode: (state, frame) => ({ ...state, mode: frame.mode }),
 
     accepted(state, frame) {
@@ -31,8 +31,8 @@ const Conversation = (() => {
       const sent = { status: "sent", acceptedSeq: frame.seq, turnId: frame.turn_id, error: null };
       const items = known
         ? state.items.map((item) => (item.messageId === frame.message_id && item.status !== "saved" ? { ...item, ...sent } : item))
-        : // Another window on this session sent it; its words come with the next history.
-          place(state.items, { ...userItem(frame.message_id, null), ...sent });
+        : // Another window on this session said it.
+          place(state.items, { ...userItem(frame.message_id, frame.content), ...sent });
       // Accepted for the second time, its turn may be over: if it is not, its own frames will tell.
       return known?.acceptedSeq ? { ...state, items } : opened({ ...state, items }, frame.turn_id);
     },
@@ -108,6 +108,11 @@ const Conversation = (() => {
     return tail ? items.map((item) => (item.key === tail.key ? { ...item, text: tail.text } : item)) : items;
   }
 
+  /* `ready` after a drop: what was drawn stays, the frames that were missed follow, and the stream goes on. */
+  function resume(state, frame) {
+    return { ...state, mode: frame.mode };
+  }
+
   /* `ready`: the server's history replaces what was drawn, and what it does not know yet stays. */
   function redraw(state, frame) {
     const before = items(state.sessionId === frame.session_id ? state : initial());
@@ -130,7 +135,7 @@ const Conversation = (() => {
     }
     // A message that was accepted but is neither saved nor in the history died with the server: it is sent again.
     const shown = new Set(drawn.map((item) => item.messageId));
-    const left = [...said.values()].filter((item) => item.text !== null && item.status !== "saved" && !shown.has(item.messageId));
+    const left = [...said.values()].filter((item) => item.status !== "saved" && !shown.has(item.messageId));
     return {
       sessionId: frame.session_id,
       epoch: frame.epoch,

@@ -36,7 +36,10 @@
     View.render(state);
     Summary.hide();
     connection?.close();
-    connection = Socket.open(Protocol.socketUrl(server, sessionId, $("user").value.trim()), { onFrame, onState });
+    const userId = $("user").value.trim();
+    // What this page has drawn it need not be sent again; the server says whether it can go on from there.
+    const url = () => Protocol.socketUrl(server, sessionId, userId, state.epoch === null ? null : state);
+    connection = Socket.open(url, { onFrame, onState });
     if (document.activeElement?.tagName === "INPUT") $("message").focus(); // the field it is in is disabled now
     remember(true);
     return true;

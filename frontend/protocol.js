@@ -82,10 +82,15 @@ const Protocol = (() => {
     return text.toWellFormed ? text.toWellFormed() : text.replace(/\p{Surrogate}/gu, "\uFFFD");
   }
 
-  /** Where to connect for a session, from the server's http(s) address. */
-  function socketUrl(server, sessionId, userId) {
-    const query = userId ? `?user_id=${encodeURIComponent(userId)}` : "";
-    return `${server.replace(/^http/, "ws")}/ws/session/${encodeURIComponent(sessionId)}${query}`;
+  /** Where to connect for a session, from the server's http(s) address; `position` is how far it was read. */
+  function socketUrl(server, sessionId, userId, position) {
+    const query = new URLSearchParams();
+    if (userId) query.set("user_id", userId);
+    if (position) {
+      query.set("epoch", position.epoch);
+      query.set("after", position.seq);
+    }
+    return `${server.replace(/^http/, "ws")}/ws/session/${encodeURIComponent(sessionId)}${query.size ? `?${query}` : ""}`;
   }
 
   /** The address of a server as the rest of the page uses it, or null where the text is none. */

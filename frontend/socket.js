@@ -15,7 +15,8 @@ const Socket = (() => {
   }
 
   /**
-   * Connect to `url`, and stay connected until `close` is called or the server says not to come back.
+   * Connect to `url()`, and stay connected until `close` is called or the server says not to come back.
+   * The address is asked for at every try: it names how far the stream was read.
    *
    * `onFrame(frame)` gets every frame; `onState(state, {code, text})` every change, with words for why.
    */
@@ -37,7 +38,7 @@ const Socket = (() => {
     function connect() {
       clearTimeout(retryTimer);
       become(everReady ? "reconnecting" : "connecting");
-      const mine = (socket = new WebSocket(url));
+      const mine = (socket = new WebSocket(url()));
       expectFrame(CONNECT_MS);
       // A socket that was given up may still speak; only the current one counts.
       mine.onmessage = (event) => mine === socket && receive(event.data);

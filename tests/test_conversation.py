@@ -55,7 +55,13 @@ def a_conversation(
 ) -> Conversation:
     session = Session(session_id="s", user_id="u", epoch=3, start_time=DAWN, mode=mode)
     return Conversation(
-        session, History(before, 200), while_busy=while_busy, max_waiting=max_waiting, new_id=a_counter(), now=a_clock()
+        session,
+        History(before, 200),
+        while_busy=while_busy,
+        max_waiting=max_waiting,
+        replay_bytes=10_000,
+        new_id=a_counter(),
+        now=a_clock(),
     )
 
 
@@ -100,7 +106,7 @@ def starts(effects: Sequence[Effect]) -> list[Effect]:
 def test_the_first_message_chooses_the_mode_and_starts_a_turn() -> None:
     """It is accepted, recorded and routed before its turn starts."""
     assert a_conversation().receive(UserSaid("fetch the figures", "m1", "conn")) == (
-        Send(Accepted(1, "m1", "id1")),
+        Send(Accepted(1, "m1", "id1", "fetch the figures")),
         said(1, "id1", "fetch the figures", 0, "m1"),
         Send(ModeChosen(2, "analytical")),
         RecordMode("analytical"),
@@ -111,7 +117,7 @@ def test_the_first_message_chooses_the_mode_and_starts_a_turn() -> None:
 def test_the_mode_stays() -> None:
     """A session that has a mode keeps it, whatever is said."""
     assert a_conversation(mode="casual").receive(UserSaid("fetch the figures", "m1")) == (
-        Send(Accepted(1, "m1", "id1")),
+        Send(Accepted(1, "m1", "id1", "fetch the figures")),
         said(1, "id1", "fetch the figures", 0, "m1"),
         StartTurn("id1"),
     )
@@ -120,7 +126,7 @@ def test_the_mode_stays() -> None:
 def test_a_message_without_an_id_gets_one() -> None:
     """The server names the message where the client does not."""
     assert a_conversation(mode="casual").receive(UserSaid("hello")) == (
-        Send(Accepted(1, "id1", "id2")),
+        Send(Accepted(1, "id1", "id2", "hello")),
         said(1, "id2", "hello", 0, "id1"),
         StartTurn("id2"),
     )
@@ -224,18 +230,41 @@ def test_a_failure_keeps_what_was_said() -> None:
 
 
 def test_a_message_sent_again_is_answered_once() -> None:
-    """The one who repeats it learns which turn answers it, and nothing else happens, then and later."""
+    """The one who repeats it learns which turn answers it, and how that ended if it has; nothing else happens."""
     talk = running()
-    assert talk.receive(UserSaid("hello", "m1", "conn")) == (Reply("conn", Accepted(2, "m1", "id1")),)
-    talk.receive(ReplyFinished("id1", "complete", Usage()))
-    assert talk.receive(UserSaid("hello", "m1", "conn")) == (Reply("conn", Accepted(4, "m1", "id1")),)
+    assert talk.receive(UserSaid("hello", "m1", "conn")) == (Reply("conn", Accepted(2, "m1", "id1", "hello")),)
+    talk.receive(ReplyFinished("id1", "length", Usage(3, 4)))
+    assert talk.receive(UserSaid("hello", "m1", "conn")) == (
+        Reply("conn", Accepted(4, "m1", "id1", "hello")),
+        Reply("conn", Done(5, "id1", "length", Usage(3, 4))),
+    )
 
 
 def test_a_message_sent_again_after_reopening_is_answered_once() -> None:
     """What was asked in an earlier epoch is known by its message id."""
     before = [said(1, "old", "hello", 0, "m1").event]
     assert a_conversation(before=before).receive(UserSaid("hello", "m1", "conn")) == (
-        Reply("conn", Accepted(1, "m1", "old")),
+        Reply("conn", Accepted(1, "m1", "old", "hello")),
+    )
+
+
+def test_a_turn_that_died_with_its_container_is_marked_when_the_session_is_opened() -> None:
+    """Nobody waits for it: it is stored as interrupted, under the same event id whoever marks it, and once."""
+    died = [said(1, "t1", "one", 0, "m1").event, said(1, "t2", "two", 0, "m2").event]
+    ended = recorded(2, "e9", "t0", "assistant", "Hi", 0, reason="complete", usage=NO_USAGE).event
+    talk = a_conversation(before=[ended, *died])
+    marks = [effect.event for effect in talk.receive(inputs.Opened()) if isinstance(effect, Record)]
+    assert [(mark.turn_id, mark.content, mark.metadata["reason"]) for mark in marks] == [
+        ("t1", "", "error"),
+        ("t2", "", "error"),
+    ]
+    assert all(mark.metadata["interrupted"] for mark in marks)
+    again = a_conversation(before=[ended, *died]).receive(inputs.Opened())
+    assert [effect.event.event_id for effect in again if isinstance(effect, Record)] == [m.event_id for m in marks]
+    assert talk.receive(inputs.Opened()) == ()
+    assert talk.receive(UserSaid("one", "m1", "conn")) == (
+        Reply("conn", Accepted(1, "m1", "t1", "one")),
+        Reply("conn", Done(2, "t1", "error", Usage())),
     )
 
 
@@ -271,8 +300,14 @@ def test_ready_carries_no_more_history_than_fits(monkeypatch: pytest.MonkeyPatch
 def test_queue_answers_one_after_another() -> None:
     """A message sent meanwhile is accepted and recorded at once, and its turn starts when the first is done."""
     talk = running("queue")
-    assert talk.receive(UserSaid("and?", "m2")) == (Send(Accepted(2, "m2", "id2")), said(2, "id2", "and?", 1, "m2"))
-    assert talk.receive(UserSaid("or?", "m3")) == (Send(Accepted(3, "m3", "id3")), said(3, "id3", "or?", 2, "m3"))
+    assert talk.receive(UserSaid("and?", "m2")) == (
+        Send(Accepted(2, "m2", "id2", "and?")),
+        said(2, "id2", "and?", 1, "m2"),
+    )
+    assert talk.receive(UserSaid("or?", "m3")) == (
+        Send(Accepted(3, "m3", "id3", "or?")),
+        said(3, "id3", "or?", 2, "m3"),
+    )
     assert starts(talk.receive(ReplyFinished("id1", "complete", Usage()))) == [StartTurn("id2")]
     assert starts(talk.receive(TurnFailed("id2", "internal", "Sorry."))) == [StartTurn("id3")]
     assert starts(talk.receive(ReplyFinished("id3", "complete", Usage()))) == []
@@ -301,7 +336,7 @@ def test_interrupt_stops_the_turn_for_the_new_message() -> None:
     talk = running("interrupt")
     talk.receive(TokenCame("id1", "Hel"))
     assert talk.receive(UserSaid("wait", "m2")) == (
-        Send(Accepted(3, "m2", "id2")),
+        Send(Accepted(3, "m2", "id2", "wait")),
         said(3, "id2", "wait", 1, "m2"),
         StopTurn("id1"),
         Send(Done(4, "id1", "cancelled", Usage())),
@@ -314,7 +349,10 @@ def test_merge_answers_what_waits_together() -> None:
     """Messages sent meanwhile share one turn, which hears all of them."""
     talk = running("merge")
     talk.receive(UserSaid("and?", "m2"))
-    assert talk.receive(UserSaid("or?", "m3")) == (Send(Accepted(3, "m3", "id2")), said(3, "id2", "or?", 2, "m3"))
+    assert talk.receive(UserSaid("or?", "m3")) == (
+        Send(Accepted(3, "m3", "id2", "or?")),
+        said(3, "id2", "or?", 2, "m3"),
+    )
     assert starts(talk.receive(ReplyFinished("id1", "complete", Usage()))) == [StartTurn("id2")]
     assert [message.content for message in talk.messages()[1:]] == ["hello", "and?", "or?"]
     assert starts(talk.receive(ReplyFinished("id2", "complete", Usage()))) == []
@@ -416,6 +454,58 @@ def test_a_connection_that_joins_before_the_first_word() -> None:
     question = said(1, "id1", "hello", 0, "m1").event
     ready = Ready(1, "s", 3, False, "casual", [question], "id1")
     assert running().receive(Attached("conn")) == (Reply("conn", ready),)
+
+
+def resume(talk: Conversation, after: int, epoch: int = 3) -> list[Any]:
+    """The frames that a client gets which comes back from this position."""
+    effects = talk.receive(Attached("conn", inputs.Position(epoch, after)))
+    assert all(isinstance(effect, Reply) and effect.to == "conn" for effect in effects)
+    return [effect.frame for effect in effects if isinstance(effect, Reply)]
+
+
+def test_a_client_that_comes_back_gets_what_it_missed() -> None:
+    """From its own position on, tokens joined, mid-answer or after it; and then the stream goes on."""
+    talk = running()
+    for text in ("Hel", "lo", "!"):
+        talk.receive(TokenCame("id1", text))
+    ready = Ready(2, "s", 3, True, "casual", [], "id1")
+    assert resume(talk, 2) == [ready, Token(4, "id1", "lo!")]
+    assert resume(talk, 2) == [ready, Token(4, "id1", "lo!")], "a second time"
+    assert resume(talk, 4) == [Ready(4, "s", 3, True, "casual", [], "id1")], "nothing was missed"
+    assert talk.receive(TokenCame("id1", "?")) == (Send(Token(5, "id1", "?")),)
+    talk.receive(ReplyFinished("id1", "complete", Usage()))
+    assert resume(talk, 4) == [
+        Ready(4, "s", 3, True, "casual", [], None),
+        Token(5, "id1", "?"),
+        Done(6, "id1", "complete", Usage()),
+    ]
+
+
+def test_a_client_that_comes_back_before_the_first_word() -> None:
+    """It learns that a turn runs, and of a message whose acceptance it missed."""
+    assert resume(running(), 0) == [
+        Ready(0, "s", 3, True, "casual", [], "id1"),
+        Accepted(1, "m1", "id1", "hello"),
+    ]
+
+
+@pytest.mark.parametrize(("epoch", "after"), [(2, 1), (4, 1), (3, 99)])
+def test_a_position_that_is_not_of_this_stream_starts_over(epoch: int, after: int) -> None:
+    """Of another epoch, or ahead of the stream: `ready` carries the history, as for a newcomer."""
+    ready, *rest = resume(running(), after, epoch)
+    assert (ready.resumed, len(ready.history), rest) == (False, 1, [])
+
+
+def test_a_position_older_than_what_is_kept_starts_over() -> None:
+    """The buffer is bounded in bytes; one that is too far behind is told so, and gets the history."""
+    talk = running()
+    for _ in range(200):
+        talk.receive(TokenCame("id1", "word "))
+    behind, *_ = resume(talk, 1)
+    assert not behind.resumed
+    near, token = resume(talk, 190)
+    assert near.resumed
+    assert token == Token(201, "id1", "word " * 11)
 
 
 def test_a_refused_frame_is_told_to_its_sender() -> None:

@@ -18,6 +18,7 @@ from chat.inputs import (
     EventsSaved,
     FrameRefused,
     Input,
+    Position,
     ReplyFinished,
     TokenCame,
     ToolAnswered,
@@ -40,6 +41,19 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5
 USAGES = st.builds(Usage, st.integers(0, 3), st.integers(0, 3))
 
 
+def as_read(frames: list[Any]) -> list[Any]:
+    """Frames as a client reads them: each run of tokens of one turn as (turn, text, last seq)."""
+    read: list[Any] = []
+    for frame in frames:
+        if not isinstance(frame, Token):
+            read.append(frame)
+        elif read and isinstance(read[-1], tuple) and read[-1][0] == frame.turn_id:
+            read[-1] = (frame.turn_id, read[-1][1] + frame.content, frame.seq)
+        else:
+            read.append((frame.turn_id, frame.content, frame.seq))
+    return read
+
+
 class Conversing(RuleBasedStateMachine):
     """Users, a turn and a store that do whatever they please; `perform` holds the effects against what is known.
 
@@ -51,9 +65,12 @@ class Conversing(RuleBasedStateMachine):
         max_waiting=st.integers(1, 3),
         limit=st.integers(2, 30),
         before=st.just([]) | recordings(),
+        replay_bytes=st.sampled_from([0, 500, 100_000]),
     )
-    def open(self, while_busy: WhileBusy, max_waiting: int, limit: int, before: list[Event]) -> None:
+    def open(self, while_busy: WhileBusy, max_waiting: int, limit: int, before: list[Event], replay_bytes: int) -> None:
         """Open a session, new or with a past."""
+        self.replay_bytes = replay_bytes
+        self.stream: list[Any] = []
         self.max_waiting = max_waiting
         self.while_busy = while_busy
         self.limit = limit
@@ -62,6 +79,7 @@ class Conversing(RuleBasedStateMachine):
             History(before, limit),
             while_busy=while_busy,
             max_waiting=max_waiting,
+            replay_bytes=self.replay_bytes,
             new_id=a_counter(),
             now=a_clock(),
         )
@@ -115,10 +133,11 @@ class Conversing(RuleBasedStateMachine):
         encode(frame)
         assert frame.seq > self.seq
         self.seq = frame.seq
+        self.stream.append(frame)
         if isinstance(frame, TURN_FRAMES) and frame.turn_id:
             assert frame.turn_id not in self.done, "a frame of a turn after its done"
         match frame:
-            case Accepted(_, message_id, turn_id):
+            case Accepted(_, message_id, turn_id, _):
                 assert self.turn_of.setdefault(message_id, turn_id) == turn_id
                 self.waiting.append(turn_id)
             case Token(_, turn_id, content):
@@ -193,7 +212,14 @@ class Conversing(RuleBasedStateMachine):
         if self.ended:
             assert effects == ()
         elif known:
-            assert effects == (Reply(conn, Accepted(self.seq, str(message_id), known)),)
+            replied: list[Any] = [effect.frame for effect in effects if isinstance(effect, Reply)]
+            accepted, *end = replied
+            assert len(effects) == 1 + len(end)
+            assert accepted == Accepted(accepted.seq, str(message_id), known, content)
+            alive = known == self.running or known in self.waiting
+            assert [(done.turn_id, done.reason) for done in end] == (
+                [] if alive or known not in self.known_ends() else [(known, self.known_ends()[known])]
+            )
         elif isinstance(effects[0], Reply):
             assert isinstance(effects[0].frame, Error)
             assert effects[0].frame.code == ErrorCode.BUSY
@@ -216,6 +242,28 @@ class Conversing(RuleBasedStateMachine):
             refused = Error(self.seq + 1, ErrorCode.BAD_JSON, "No.", None, "m", 1.5)
             asked = FrameRefused(conn, ErrorCode.BAD_JSON, "No.", "m", 1.5)
             assert self.receive(asked) == (Reply(conn, refused),)
+
+    @rule(data=st.data(), conn=st.sampled_from("ab"))
+    def come_back(self, data: st.DataObject, conn: str) -> None:
+        """A connection resumes from any position: what it then has seen is what was said, or it is told to redraw."""
+        after = data.draw(st.integers(0, self.seq + 2))
+        epoch = data.draw(st.sampled_from([1, 1, 1, 2]))
+        before, effects = self.seq, self.talk.receive(Attached(conn, Position(epoch, after)))
+        replied: list[Any] = [effect.frame for effect in effects if isinstance(effect, Reply)]
+        ready, *missed = replied
+        assert len(effects) == 1 + len(missed)
+        assert isinstance(ready, Ready)
+        if ready.resumed:
+            assert (ready.seq, ready.history, epoch) == (after, [], 1)
+            assert as_read(missed) == as_read([frame for frame in self.stream if frame.seq > after])
+            assert len(missed) == len(as_read(missed)), "tokens were not joined"
+        else:
+            assert epoch != 1 or after > before or self.replay_bytes < 100_000, "it could have been resumed"
+            assert ready.history == self.known
+
+    def known_ends(self) -> dict[str, str]:
+        """The reasons of the turns whose ends are remembered."""
+        return {event.turn_id: event.metadata["reason"] for event in self.known if "reason" in event.metadata}
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

@@ -215,7 +215,10 @@ FRAMES: list[tuple[ServerFrame, dict[str, Any]]] = [
             "protocol": 1,
         },
     ),
-    (protocol.Accepted(1, "m", "t"), {"type": "accepted", "seq": 1, "message_id": "m", "turn_id": "t"}),
+    (
+        protocol.Accepted(1, "m", "t", "hi"),
+        {"type": "accepted", "seq": 1, "message_id": "m", "turn_id": "t", "content": "hi"},
+    ),
     (protocol.ModeChosen(1, "casual"), {"type": "mode", "seq": 1, "mode": "casual"}),
     (protocol.Token(1, "t", " ü"), {"type": "token", "seq": 1, "turn_id": "t", "content": " ü"}),
     (

@@ -129,7 +129,13 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     journal.start()
     model = ScriptedModel()
     conversation = Conversation(
-        row, History([], 200), while_busy="queue", max_waiting=8, new_id=lambda: str(uuid4()), now=utc_now
+        row,
+        History([], 200),
+        while_busy="queue",
+        max_waiting=8,
+        replay_bytes=10_000,
+        new_id=lambda: str(uuid4()),
+        now=utc_now,
     )
     kit = TurnKit(model, Registry([give_up]), stall_seconds=PATIENCE, tool_seconds=PATIENCE, max_tool_rounds=3)
     opened = Room(

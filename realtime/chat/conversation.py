@@ -16,6 +16,8 @@ from chat import inputs
 from chat import protocol as wire
 from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
 from chat.history import History
+from chat.open_turn import OpenTurn, object_or_text, to_json
+from chat.replay import Replay
 from chat.routing import PROMPTS, route
 from infra.llm import Message
 from infra.records import Event, Role, Session
@@ -26,8 +28,6 @@ Effects = Iterable[Effect]
 BUSY_RETRY_SECONDS = 2.0
 REMEMBERED_MESSAGES = 1000
 """Message ids that are known again. A client resends what it has no answer for, which is the last few."""
-MOST_LEVELS = 64
-"""How deep a tool call's arguments may be nested before they are kept as text: encoders recurse, and give up."""
 READY_CHARS = 512 * 1024
 """How much history `ready` carries; the rest is read page by page over HTTP."""
 
@@ -51,6 +51,7 @@ class Conversation:
         *,
         while_busy: WhileBusy,
         max_waiting: int,
+        replay_bytes: int,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
@@ -63,7 +64,8 @@ class Conversation:
         self._new_id = new_id
         self._now = now
         self._seq = 0
-        self._turn: _Turn | None = None
+        self._replay = Replay(replay_bytes)
+        self._turn: OpenTurn | None = None
         self._waiting: list[str] = []  # one turn id per message that waits; merged messages share theirs
         self._turn_of = history.message_turns()
         self._ended = False
@@ -85,26 +87,39 @@ class Conversation:
     # What users do
 
     def _attached(self, it: inputs.Attached) -> Effects:
+        if it.position and self._can_resume(it.position):
+            yield Reply(it.to, self._ready(it.position.after, resumed=True))
+            for frame in self._replay.after(it.position.after):
+                yield Reply(it.to, frame)
+            return
         text = "".join(self._turn.text) if self._turn else ""
-        ready = wire.Ready(
-            seq=self._seq - (1 if text else 0),
-            session_id=self.session_id,
-            epoch=self.epoch,
-            resumed=False,
-            mode=self._mode,
-            history=self._history.events(READY_CHARS),
-            active_turn_id=self._turn.turn_id if self._turn else None,
-        )
-        yield Reply(it.to, ready)
+        yield Reply(it.to, self._ready(self._seq - (1 if text else 0), resumed=False))
         if self._turn and text:
             yield Reply(it.to, wire.Token(self._seq, self._turn.turn_id, text))
+
+    def _can_resume(self, position: inputs.Position) -> bool:
+        return position.epoch == self.epoch and position.after <= self._seq and self._replay.reaches(position.after)
+
+    def _ready(self, seq: int, *, resumed: bool) -> wire.Ready:
+        return wire.Ready(
+            seq=seq,
+            session_id=self.session_id,
+            epoch=self.epoch,
+            resumed=resumed,
+            mode=self._mode,
+            history=[] if resumed else self._history.events(READY_CHARS),
+            active_turn_id=self._turn.turn_id if self._turn else None,
+        )
 
     def _user_said(self, it: inputs.UserSaid) -> Effects:
         if self._ended:
             return
         message_id = it.message_id or self._new_id()
         if known := self._turn_of.get(message_id):
-            yield Reply(it.to, wire.Accepted(self._next(), message_id, known))
+            yield Reply(it.to, wire.Accepted(self._next(), message_id, known, it.content))
+            if end := self._history.end_of(known):  # how the first one ended; one that goes on tells it itself
+                usage = msgspec.convert(end.metadata.get("usage", {}), wire.Usage)
+                yield Reply(it.to, wire.Done(self._next(), known, end.metadata["reason"], usage))
             return
         if self._turn and not self._takes_another():
             busy = "A reply is being written; send this again when it is done, or stop it first."
@@ -117,13 +132,13 @@ class Conversation:
         self._turn_of[message_id] = turn_id
         if len(self._turn_of) > REMEMBERED_MESSAGES:
             del self._turn_of[next(iter(self._turn_of))]
-        yield Send(wire.Accepted(self._next(), message_id, turn_id))
+        yield self._send(wire.Accepted(self._next(), message_id, turn_id, it.content))
         # The same message sent again after a crash has the same event id: storing it twice stores it once.
-        event_id = str(uuid5(NAMESPACE_URL, f"{self.session_id}/{message_id}"))
+        event_id = self._id_for(message_id)
         yield self._record("user", it.content, turn_id, {"message_id": message_id}, event_id)
         if self._mode is None:
             self._mode = route(it.content)
-            yield Send(wire.ModeChosen(self._next(), self._mode))
+            yield self._send(wire.ModeChosen(self._next(), self._mode))
             yield RecordMode(self._mode)
         if self._turn and self._while_busy == "interrupt":
             yield from self._stop("cancelled")
@@ -140,7 +155,7 @@ class Conversation:
     def _cancel_asked(self, it: inputs.CancelAsked) -> Effects:
         if it.turn_id in self._waiting:
             self._waiting = [turn_id for turn_id in self._waiting if turn_id != it.turn_id]
-            yield from self._close_turn(_Turn(it.turn_id), "cancelled")
+            yield from self._close_turn(OpenTurn(it.turn_id), "cancelled")
         elif self._turn and it.turn_id in (None, self._turn.turn_id):
             yield from self._stop("cancelled")
             yield from self._go_on()
@@ -156,7 +171,7 @@ class Conversation:
             return ()
         turn.text.append(it.text)
         self._seq += 1
-        return (Send(wire.Token(self._seq, it.turn_id, it.text)),)
+        return (self._send(wire.Token(self._seq, it.turn_id, it.text)),)
 
     def _tools_asked(self, it: inputs.ToolsAsked) -> Effects:
         if not (turn := self._running(it.turn_id)):
@@ -168,10 +183,10 @@ class Conversation:
             yield self._record("assistant", text, turn.turn_id, {})
         for call in it.calls:
             turn.open_calls[call.call_id] = call.name
-            arguments = _object_or_text(call.arguments)
-            yield Send(wire.ToolCalled(self._next(), turn.turn_id, call.call_id, call.name, arguments))
+            arguments = object_or_text(call.arguments)
+            yield self._send(wire.ToolCalled(self._next(), turn.turn_id, call.call_id, call.name, arguments))
             metadata = {"kind": "call", "call_id": call.call_id, "name": call.name, "arguments": arguments}
-            yield self._record("tool", _json({"name": call.name, "arguments": arguments}), turn.turn_id, metadata)
+            yield self._record("tool", to_json({"name": call.name, "arguments": arguments}), turn.turn_id, metadata)
 
     def _tool_answered(self, it: inputs.ToolAnswered) -> Effects:
         if not (turn := self._running(it.turn_id)):
@@ -191,24 +206,33 @@ class Conversation:
 
     def _turn_failed(self, it: inputs.TurnFailed) -> Effects:
         if turn := self._running(it.turn_id):
-            yield Send(wire.Error(self._next(), it.code, it.message, turn.turn_id))
+            yield self._send(wire.Error(self._next(), it.code, it.message, turn.turn_id))
             yield from self._finish(turn, "error")
             yield from self._go_on()
 
     # What the store does, and the end
 
+    def _opened(self, it: inputs.Opened) -> Effects:
+        """Mark the turns that died with their container, so that nobody waits for them."""
+        for turn_id in self._history.unfinished():
+            # Two containers that open the session one after the other mark the same turn with the same event.
+            event_id = self._id_for(f"{turn_id}/interrupted")
+            metadata = {"reason": "error", "usage": msgspec.to_builtins(wire.Usage()), "interrupted": True}
+            yield self._record("assistant", "", turn_id, metadata, event_id)
+
     def _events_saved(self, it: inputs.EventsSaved) -> Effects:
-        yield Send(wire.Saved(self._next(), it.through))
+        yield self._send(wire.Saved(self._next(), it.through))
 
     def _end_asked(self, it: inputs.EndAsked) -> Effects:
         if self._turn:
             yield from self._stop("cancelled")
         for turn_id in dict.fromkeys(self._waiting):
-            yield from self._close_turn(_Turn(turn_id), "cancelled")
+            yield from self._close_turn(OpenTurn(turn_id), "cancelled")
         self._waiting.clear()
         self._ended = True
 
     _ON: ClassVar[Mapping[type, Callable[[Any, Any], Effects]]] = {
+        inputs.Opened: _opened,
         inputs.Attached: _attached,
         inputs.UserSaid: _user_said,
         inputs.CancelAsked: _cancel_asked,
@@ -224,11 +248,11 @@ class Conversation:
 
     # Steps they share
 
-    def _running(self, turn_id: str) -> "_Turn | None":
+    def _running(self, turn_id: str) -> OpenTurn | None:
         return self._turn if self._turn and self._turn.turn_id == turn_id else None
 
     def _start(self, turn_id: str) -> Effect:
-        self._turn = _Turn(turn_id)
+        self._turn = OpenTurn(turn_id)
         return StartTurn(turn_id)
 
     def _go_on(self) -> Effects:
@@ -243,26 +267,26 @@ class Conversation:
             yield StopTurn(self._turn.turn_id)
             yield from self._finish(self._turn, reason)
 
-    def _finish(self, turn: "_Turn", reason: wire.DoneReason) -> Effects:
+    def _finish(self, turn: OpenTurn, reason: wire.DoneReason) -> Effects:
         """End the running turn, whatever it was doing, so that the history it leaves is whole."""
         for call_id in list(turn.open_calls):
             yield from self._close_call(turn, call_id, None, "stopped before it answered")
         self._turn = None
         yield from self._close_turn(turn, reason)
 
-    def _close_turn(self, turn: "_Turn", reason: wire.DoneReason) -> Effects:
+    def _close_turn(self, turn: OpenTurn, reason: wire.DoneReason) -> Effects:
         """Tell and record how a turn ended; one that only waited has said nothing and used nothing."""
-        yield Send(wire.Done(self._next(), turn.turn_id, reason, turn.usage))
+        yield self._send(wire.Done(self._next(), turn.turn_id, reason, turn.usage))
         metadata: dict[str, Any] = {"reason": reason, "usage": msgspec.to_builtins(turn.usage)}
         if reason in ("cancelled", "error"):
             metadata["interrupted"] = True
         yield self._record("assistant", turn.take_text(), turn.turn_id, metadata)
 
-    def _close_call(self, turn: "_Turn", call_id: str, result: Any, error: str | None) -> Effects:
+    def _close_call(self, turn: OpenTurn, call_id: str, result: Any, error: str | None) -> Effects:
         name = turn.open_calls.pop(call_id)
-        yield Send(wire.ToolResult(self._next(), turn.turn_id, call_id, name, result, error))
+        yield self._send(wire.ToolResult(self._next(), turn.turn_id, call_id, name, result, error))
         metadata = {"kind": "result", "call_id": call_id, "name": name, "ok": error is None}
-        yield self._record("tool", _json(result if error is None else {"error": error}), turn.turn_id, metadata)
+        yield self._record("tool", to_json(result if error is None else {"error": error}), turn.turn_id, metadata)
 
     def _record(
         self, role: Role, content: str, turn_id: str, metadata: dict[str, Any], event_id: str | None = None
@@ -279,46 +303,14 @@ class Conversation:
         self._history.add(event, running=self._turn.turn_id if self._turn else turn_id)
         return Record(event, self._seq)
 
+    def _id_for(self, name: str) -> str:
+        """An event id that is the same whenever it is made of the same."""
+        return str(uuid5(NAMESPACE_URL, f"{self.session_id}/{name}"))
+
+    def _send(self, frame: wire.StreamFrame) -> Send:
+        self._replay.add(frame)
+        return Send(frame)
+
     def _next(self) -> int:
         self._seq += 1
         return self._seq
-
-
-class _Turn:
-    """The turn that runs: the text since the last tool round, the calls without a result, the tokens it took."""
-
-    __slots__ = ("open_calls", "text", "turn_id", "usage")
-
-    def __init__(self, turn_id: str) -> None:
-        self.turn_id = turn_id
-        self.text: list[str] = []
-        self.open_calls: dict[str, str] = {}
-        self.usage = wire.Usage()
-
-    def add(self, usage: wire.Usage) -> None:
-        self.usage = wire.Usage(
-            self.usage.input_tokens + usage.input_tokens, self.usage.output_tokens + usage.output_tokens
-        )
-
-    def take_text(self) -> str:
-        text = "".join(self.text)
-        self.text.clear()
-        return text
-
-
-def _object_or_text(arguments: str) -> Any:
-    try:
-        value = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, RecursionError):
-        return arguments
-    return value if isinstance(value, dict) and _is_flat(value, MOST_LEVELS) else arguments
-
-
-def _is_flat(value: Any, levels: int) -> bool:
-    """Whether nothing is nested deeper than so many levels."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

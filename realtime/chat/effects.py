@@ -4,14 +4,14 @@ from typing import Any
 
 import msgspec
 
-from chat.protocol import ServerFrame
+from chat.protocol import ServerFrame, StreamFrame
 from infra.records import Event, Mode
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
     """Send the frame to every connection of the session."""
 
-    frame: ServerFrame
+    frame: StreamFrame
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The WebSocket door, `/ws/session/{session_id}`: ASGI messages outside, inputs and outboxes inside."""
 
 import asyncio
+import re
 import unicodedata
 from typing import Any
 
@@ -9,7 +10,7 @@ from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
 
 from chat.connection import DROP, LISTEN, SEND
-from chat.inputs import CancelAsked, FrameRefused, UserSaid
+from chat.inputs import CancelAsked, FrameRefused, Position, UserSaid
 from chat.journal import Journal
 from chat.outbox import Outbox
 from chat.protocol import Cancel, CloseCode, Error, ErrorCode, Ping, Pong, ProtocolError, encode, parse
@@ -25,6 +26,7 @@ EXPLICIT = (1000, 1001)
 FAIR_SHARE = 32
 """Frames one socket may have handled before the others get a turn."""
 JOURNAL_RETRY_SECONDS = 5.0
+WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 LAST_WORDS_SECONDS = 5.0
 """How long a client has to read why it is being closed."""
 
@@ -73,10 +75,11 @@ class SessionSocket:
     async def _serve(self, scope: Scope, receive: Receive, outbox: Outbox) -> None:
         """Attach to the session, read to the end, detach."""
         session_id = scope["path_params"]["session_id"]
-        user_id = QueryParams(scope["query_string"]).get("user_id") or "anonymous"
+        query = QueryParams(scope["query_string"])
+        user_id = query.get("user_id") or "anonymous"
         try:
             _check_ids(session_id, user_id)
-            session = await self._sessions.attach(session_id, user_id, outbox)
+            session = await self._sessions.attach(session_id, user_id, outbox, _position(query))
         except Refused as refused:
             outbox.put(encode(Error(0, refused.code, str(refused), retry_after=refused.retry_after)))
             outbox.close(refused.close_code)
@@ -158,6 +161,17 @@ def _drop(scope: Scope, code: CloseCode) -> None:
     drop: Any = scope["extensions"].get(DROP)
     if drop:
         drop(code.code, code.reason)
+
+
+def _position(query: QueryParams) -> Position | None:
+    """Where a client that comes back has stopped reading; None for one that is new."""
+    epoch, after = query.get("epoch"), query.get("after")
+    if epoch is None and after is None:
+        return None
+    if not (WHOLE_NUMBER.fullmatch(epoch or "") and WHOLE_NUMBER.fullmatch(after or "")):
+        message = "`epoch` and `after` must be whole numbers, both or neither."
+        raise Refused(CloseCode.BAD_REQUEST, ErrorCode.BAD_FIELD, message)
+    return Position(int(epoch or ""), int(after or ""))
 
 
 def _check_ids(session_id: str, user_id: str) -> None:

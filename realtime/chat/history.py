@@ -44,6 +44,16 @@ class History:
         """For each client's message id, the turn that answers it."""
         return {e.metadata["message_id"]: e.turn_id for e in self._events if "message_id" in e.metadata}
 
+    def end_of(self, turn_id: str) -> Event | None:
+        """The event that ended this turn, if it has ended and is not forgotten."""
+        ends = (event for event in reversed(self._events) if event.turn_id == turn_id and "reason" in event.metadata)
+        return next(ends, None)
+
+    def unfinished(self) -> list[str]:
+        """The turns that have no end, in the order in which they began."""
+        ended = {event.turn_id for event in self._events if "reason" in event.metadata}
+        return list(dict.fromkeys(event.turn_id for event in self._events if event.turn_id not in ended))
+
     def messages(self, without: Collection[str] = ()) -> list[Message]:
         """The history as a model accepts it, without these turns.
 

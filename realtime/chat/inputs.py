@@ -8,10 +8,22 @@ from chat.protocol import ErrorCode, Usage
 from infra.llm import FinishReason, ToolCall
 
 
+class Opened(msgspec.Struct, frozen=True):
+    """The session was read from the store: what its last container left unfinished will not be finished now."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a client has read a session's stream: up to the frame with seq `after`, in this epoch."""
+
+    epoch: int
+    after: int
+
+
 class Attached(msgspec.Struct, frozen=True):
-    """A connection joined; `to` is how the effects name it."""
+    """A connection joined; `to` is how the effects name it, and `position` what it has seen before, if it has."""
 
     to: Any
+    position: Position | None = None
 
 
 class UserSaid(msgspec.Struct, frozen=True):
@@ -89,7 +101,8 @@ class EndAsked(msgspec.Struct, frozen=True):
 
 
 Input = (
-    Attached
+    Opened
+    | Attached
     | UserSaid
     | CancelAsked
     | FrameRefused

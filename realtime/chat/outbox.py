@@ -9,7 +9,7 @@ Where sending would mean to wait, for a slow reader or on a server without our `
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-from chat.protocol import CloseCode, Token, encode
+from chat.protocol import CloseCode, Token, encode, join
 
 SOFT_CHARS = 64 * 1024
 """Past this the turn waits for the reader."""
@@ -172,23 +172,17 @@ class Outbox:
 
 def joined(pending: Iterable[Token | str]) -> Iterator[str]:
     """The frames to send for these, in order: adjacent tokens of one turn become one `token` frame."""
-    last: Token | None = None
-    contents: list[str] = []
+    run: list[Token] = []
     for item in pending:
-        if last is not None and (isinstance(item, str) or item.turn_id != last.turn_id):
-            yield _token_frame(last, contents)
-            last, contents = None, []
+        if run and (isinstance(item, str) or item.turn_id != run[-1].turn_id):
+            yield encode(join(run))
+            run = []
         if isinstance(item, str):
             yield item
         else:
-            last = item
-            contents.append(item.content)
-    if last is not None:
-        yield _token_frame(last, contents)
-
-
-def _token_frame(last: Token, contents: list[str]) -> str:
-    return encode(last if len(contents) == 1 else Token(last.seq, last.turn_id, "".join(contents)))
+            run.append(item)
+    if run:
+        yield encode(join(run))
 
 
 def _nothing() -> None:

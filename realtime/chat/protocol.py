@@ -5,6 +5,7 @@ every token: encoding one costs a third of a microsecond, and a client's frame i
 made per token is `gc=False`: it cannot be part of a cycle, and the collector need not look at it.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The connection is attached.
 
     `seq` is where its stream goes on from, `history` what came before, and `active_turn_id` the turn that is being
-    answered now, if any: its frames follow.
+    answered now, if any: its frames follow. With `resumed`, `seq` is the position that the client named, `history` is
+    empty, and the frames that it missed follow.
     """
 
     seq: int
@@ -45,11 +47,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
-    """The message is taken and will be answered by this turn."""
+    """The message is taken and will be answered by this turn. `content` is for the session's other connections."""
 
     seq: int
     message_id: str
     turn_id: str
+    content: str
 
 
 class ModeChosen(msgspec.Struct, frozen=True, tag="mode"):
@@ -127,7 +130,10 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     """The answer to `ping`."""
 
 
-ServerFrame = Ready | Accepted | ModeChosen | Token | ToolCalled | ToolResult | Done | Saved | Error | Goodbye | Pong
+StreamFrame = Accepted | ModeChosen | Token | ToolCalled | ToolResult | Done | Saved | Error | Goodbye
+"""A frame of the session's stream: every connection gets it, and may ask for it again by its `seq`."""
+
+ServerFrame = Ready | StreamFrame | Pong
 
 
 # Client to server. Unknown fields are passed over, so that an older server serves a newer client.
@@ -218,6 +224,12 @@ _TYPES = "message, cancel, ping"
 def encode(frame: ServerFrame) -> str:
     """The frame as the text that goes over the wire."""
     return _encoder.encode(frame).decode()
+
+
+def join(tokens: Sequence[Token]) -> Token:
+    """Adjacent tokens of one turn as one, with the last one's `seq`."""
+    last = tokens[-1]
+    return last if len(tokens) == 1 else Token(last.seq, last.turn_id, "".join(token.content for token in tokens))
 
 
 def parse(text: str, max_chars: int) -> ClientFrame:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from chat.conversation import Conversation
 from chat.effects import Record, RecordMode, Reply, Send, StartTurn, StopTurn
-from chat.inputs import Attached, EndAsked, EventsSaved, Input, TurnFailed
+from chat.inputs import Attached, EndAsked, EventsSaved, Input, Position, TurnFailed
 from chat.journal import Journal
 from chat.outbox import Outbox
 from chat.protocol import ErrorCode, Token, encode
@@ -43,10 +43,10 @@ class Session:
             except Exception:  # the state has moved on: the other effects must follow it
                 log.exception("effect failed", session_id=self.session_id, effect=type(effect).__name__)
 
-    def attach(self, outbox: Outbox) -> None:
-        """Let a socket take part: it gets `ready`, and from there on every frame."""
+    def attach(self, outbox: Outbox, position: Position | None = None) -> None:
+        """Let a socket take part: it gets `ready`, what it missed since its `position`, and then every frame."""
         outbox.on_room = self._made_room
-        self.dispatch(Attached(outbox))
+        self.dispatch(Attached(outbox, position))
         self.outboxes.append(outbox)
         self._made_room()
 

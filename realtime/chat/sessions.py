@@ -6,6 +6,7 @@ from uuid import uuid4
 from chat.conversation import Conversation
 from chat.courier import Courier
 from chat.history import History
+from chat.inputs import Opened, Position
 from chat.journal import Journal
 from chat.outbox import Outbox
 from chat.protocol import CloseCode, ErrorCode
@@ -64,8 +65,8 @@ class Sessions:
         """Begin to watch for readers that are too slow, on the running loop."""
         self._watch = asyncio.create_task(self._watch_readers())
 
-    async def attach(self, session_id: str, user_id: str, outbox: Outbox) -> Session:
-        """Open the session, or join it where it is live, and let the socket take part.
+    async def attach(self, session_id: str, user_id: str, outbox: Outbox, position: Position | None = None) -> Session:
+        """Open the session, or join it where it is live, and let the socket take part from its `position` on.
 
         Raises:
             Refused: it cannot be had.
@@ -77,7 +78,7 @@ class Sessions:
             raise _not_yours()
         if timer := self._lingering.pop(session_id, None):
             timer.cancel()
-        session.attach(outbox)
+        session.attach(outbox, position)
         return session
 
     def detach(self, session: Session, outbox: Outbox, *, explicit: bool) -> None:
@@ -145,11 +146,13 @@ class Sessions:
             History(events, settings.history_events),
             while_busy=settings.while_busy,
             max_waiting=settings.max_queued_messages,
+            replay_bytes=settings.replay_bytes,
             new_id=lambda: str(uuid4()),
             now=utc_now,
         )
         context = ToolContext(session_id, user_id, self._store, self._journal.settled)
         session = Session(conversation, context, self._journal, self._kit)
+        session.dispatch(Opened())
         self._live[session_id] = session
         self._linger(session, OPEN_SECONDS)  # for the socket that asked: it is attached in a moment, or gone already
         log.info("session opened", session_id=session_id, epoch=row.epoch)

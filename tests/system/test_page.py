@@ -214,7 +214,7 @@ async def test_message_that_waits_is_answered_below(serve: Serve, open_page: Ope
 
 
 async def test_two_windows_share_a_session(serve: Serve, open_page: OpenPage) -> None:
-    """What is said elsewhere in the session is answered here too; its words come with the next history."""
+    """What is said elsewhere in the session, and what is answered, is shown here too, and again after a reload."""
     async with serve() as server:
         page = await open_page(server.http)
         await page.get_by_role("button", name="Connect").click()
@@ -222,7 +222,7 @@ async def test_two_windows_share_a_session(serve: Serve, open_page: OpenPage) ->
         async with await ChatClient.connect(server.url, await session_id(page)) as elsewhere:
             await elsewhere.say("hello from afar")
             await expect(replies(page)).to_contain_text("hello from afar")
-            await expect(said(page)).to_contain_text("Sent from another window")
+            await expect(said(page)).to_contain_text("hello from afar")
             await page.reload()
             await expect(said(page)).to_contain_text("hello from afar")
 
@@ -656,7 +656,7 @@ def _event(role: str, turn: str, content: str, row: int = 0, **metadata: Any) ->
 
 
 SAID = {"type": "local_said", "message_id": "m", "content": "hi"}
-ACCEPTED = {"type": "accepted", "seq": 1, "message_id": "m", "turn_id": "t"}
+ACCEPTED = {"type": "accepted", "seq": 1, "message_id": "m", "turn_id": "t", "content": "hello"}
 
 
 def _token(seq: int, content: str) -> dict[str, Any]:

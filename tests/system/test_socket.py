@@ -29,7 +29,8 @@ async def test_a_first_message_is_answered_and_saved(serve: Serve) -> None:
         "active_turn_id": None,
         "protocol": 1,
     }
-    assert accepted == {"type": "accepted", "seq": 1, "message_id": "m1", "turn_id": done["turn_id"]}
+    told = {"message_id": "m1", "turn_id": done["turn_id"], "content": "hello there"}
+    assert accepted == {"type": "accepted", "seq": 1} | told
     assert mode == {"type": "mode", "seq": 2, "mode": "casual"}
     assert "hello there" in client.text()
     assert done["reason"] == "complete"

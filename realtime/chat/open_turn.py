@@ -1,0 +1,54 @@
+"""What is known of the turn that is being answered, and how a tool call's arguments are written down. Pure."""
+
+from typing import Any
+
+import msgspec
+
+from chat import protocol as wire
+
+MOST_LEVELS = 64
+"""How deep a tool call's arguments may be nested before they are kept as text: encoders recurse, and give up."""
+
+
+class OpenTurn:
+    """The turn that runs: the text since the last tool round, the calls without a result, the tokens it took."""
+
+    __slots__ = ("open_calls", "text", "turn_id", "usage")
+
+    def __init__(self, turn_id: str) -> None:
+        self.turn_id = turn_id
+        self.text: list[str] = []
+        self.open_calls: dict[str, str] = {}
+        self.usage = wire.Usage()
+
+    def add(self, usage: wire.Usage) -> None:
+        """Count what a round of the model took."""
+        self.usage = wire.Usage(
+            self.usage.input_tokens + usage.input_tokens, self.usage.output_tokens + usage.output_tokens
+        )
+
+    def take_text(self) -> str:
+        """The text so far; from here on it counts anew."""
+        text = "".join(self.text)
+        self.text.clear()
+        return text
+
+
+def object_or_text(arguments: str) -> Any:
+    """A call's arguments as the object they are, or as they were written where they are none."""
+    try:
+        value = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) and _is_flat(value, MOST_LEVELS) else arguments
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    """Whether nothing is nested deeper than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
+
+
+def to_json(value: Any) -> str:
+    """The value as the text that is stored."""
+    return msgspec.json.encode(value).decode()

@@ -22,7 +22,7 @@ SECRET = "a-secret-of-the-tests"
 def edge(supabase: Supabase) -> Iterator[Edge]:
     """The function as it is deployed, without a model."""
     with ExitStack() as ending:
-        yield an_edge(ending, **variables(supabase))
+        yield an_edge(ending, variables(supabase))
 
 
 def variables(supabase: Supabase) -> dict[str, str]:
@@ -34,7 +34,7 @@ def variables(supabase: Supabase) -> dict[str, str]:
     }
 
 
-def an_edge(ending: ExitStack, port: int | None = None, **given: str) -> Edge:
+def an_edge(ending: ExitStack, given: dict[str, str], port: int | None = None) -> Edge:
     """A running function with these variables, on this port or any, stopped by `ending`."""
     folder = Path(tempfile.mkdtemp(prefix="edge-"))
     ending.callback(shutil.rmtree, folder)

@@ -15,6 +15,8 @@ const PAGE = 1000;
 /** A page shorter than this is the last: no server is set to send fewer rows at once. Supabase's own cap is 1000. */
 const LEAST_ROW_CAP = 100;
 const TIMEOUT_MS = 10_000;
+/** What `fetch` calls it, and what it means. */
+const WHY = new Map([["TypeError", "cannot be reached"], ["TimeoutError", "no answer in time"]]);
 
 export class Store {
   readonly #rest: string;
@@ -73,7 +75,7 @@ export class Store {
       response = await fetch(`${this.#rest}/${path}`, { ...init, headers: this.#headers, signal });
       answer = await response.json();
     } catch (error) {
-      throw new StoreError(`Supabase: no answer that can be read (${(error as Error).name})`);
+      throw new StoreError(`Supabase: ${WHY.get((error as Error).name) ?? "the answer is not what PostgREST sends"}`);
     }
     if (response.ok) return answer;
     const code = (answer as { code?: unknown } | null)?.code;

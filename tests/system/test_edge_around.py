@@ -48,7 +48,7 @@ def test_a_missing_setting_is_named(supabase: Supabase, missing: str, status: in
     """Nothing is lost by it: whoever sent the message sends it again, and has the name in its log."""
     given = {name: value for name, value in variables(supabase).items() if name != missing}
     with ExitStack() as ending:
-        got, answer = call(an_edge(ending, **given), ended("s1"), secret=SECRET)
+        got, answer = call(an_edge(ending, given), ended("s1"), secret=SECRET)
     assert got == status
     assert named in answer["error"]
 
@@ -56,7 +56,7 @@ def test_a_missing_setting_is_named(supabase: Supabase, missing: str, status: in
 def test_a_model_without_a_name_is_named(supabase: Supabase) -> None:
     """A key and no LLM_MODEL is a mistake, not a wish for the plain summary."""
     with ExitStack() as ending:
-        status, answer = call(an_edge(ending, **variables(supabase), OPENAI_API_KEY="sk-x"), ended("s1"))
+        status, answer = call(an_edge(ending, variables(supabase) | {"OPENAI_API_KEY": "sk-x"}), ended("s1"))
     assert (status, answer) == (503, {"error": "LLM_MODEL: not set"})
 
 
@@ -65,7 +65,7 @@ def test_a_store_that_does_not_answer_has_the_message_come_again(supabase: Supab
     """The key is refused, or nobody is there: 503, and no word of where or with what."""
     given = given if all(given.values()) else {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}"}
     with ExitStack() as ending:
-        status, answer = call(an_edge(ending, **variables(supabase) | given), ended("s1"))
+        status, answer = call(an_edge(ending, variables(supabase) | given), ended("s1"))
     assert status == 503
     assert answer["error"].startswith("Supabase: ")
     assert not re.search("127.0.0.1|sb_secret", answer["error"])
@@ -123,7 +123,7 @@ async def test_a_server_that_sends_few_rows_is_asked_until_it_has_sent_all(
     """Of a session of 1102 events, all count, though no page is as long as was asked for."""
     session_id = await lived(store, Case.read("long"))
     with ExitStack() as ending:
-        edge = an_edge(ending, **variables(supabase) | {"SUPABASE_URL": stingy.url})
+        edge = an_edge(ending, variables(supabase) | {"SUPABASE_URL": stingy.url})
         assert await asyncio.to_thread(call, edge, ended(session_id)) == (200, {"outcome": "written"})
     assert stingy.pages == [130] * 8 + [62]
     session = await store.session(session_id)
@@ -158,7 +158,7 @@ async def test_from_the_goodbye_to_the_summary(
             await client.say("tell me about apples")
             await client.until("done")
         with ExitStack() as ending:
-            await asyncio.to_thread(an_edge, ending, port, **variables(supabase))
+            await asyncio.to_thread(an_edge, ending, variables(supabase), port)
             async with asyncio.timeout(PATIENCE):
                 await taken.wait()
     session = await store.session(session_id)

@@ -37,7 +37,7 @@ def model(service: AIMock) -> dict[str, str]:
 def edge(supabase: Supabase, service: AIMock) -> Iterator[Edge]:
     """The Edge function with a model."""
     with ExitStack() as ending:
-        yield an_edge(ending, **variables(supabase), **model(service))
+        yield an_edge(ending, variables(supabase) | model(service))
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,10 @@ def test_nothing_said_is_not_asked_about(supabase: Supabase, aimock: AIMock, aws
     left = both(supabase, aws, edge, Case.read("only-the-assistant"))
     assert left["final_summary"] == "The session ended before anything was said."
     assert aimock.journal() == []
+
+
+def test_a_repeated_message_is_not_paid_for_again(supabase: Supabase, aimock: AIMock, aws: Lambda, edge: Edge) -> None:
+    """Of three messages about one session the first asks the model, and no other."""
+    aimock.answer({}, {"content": "They spoke of apples."})
+    assert both(supabase, aws, edge, Case.read("repeated"))["final_summary"] == "They spoke of apples."
+    assert len(aimock.journal()) == 2

@@ -18,6 +18,7 @@ from tests.conftest import make_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+MODES = ("journal_mode", "synchronous")
 OPEN_AND_APPEND = """
 import asyncio, sys
 from datetime import UTC, datetime
@@ -252,8 +253,8 @@ async def test_events_go_with_their_session(store: SqliteStore, path: Path) -> N
 
 async def test_a_commit_is_on_the_disk(store: SqliteStore) -> None:
     """What `saved` tells of survives a power cut: the log is written through at every commit."""
-    assert store._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert store._connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    modes = await store._run(lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in MODES])
+    assert modes == ["wal", 2]
 
 
 async def test_migrations_are_numbered_and_applied_to_the_last(store: SqliteStore, path: Path) -> None:

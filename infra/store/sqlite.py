@@ -1,14 +1,11 @@
 """The embedded store: one SQLite file, no account, no network.
 
-One connection on one thread of its own, so the event loop never waits for the disk and every verb is a
-transaction by construction. The write-ahead log lets the function's process read and write the same file.
+Every verb is one transaction of a `Database`. Its write-ahead log lets the function's process read and write the
+same file.
 """
 
-import asyncio
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -16,6 +13,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from infra.records import Event, Mode, Session, UserStats
+from infra.sqlite import Database
 from infra.store.base import NotYours, StoreMisconfigured, StoreRefused, StoreUnavailable, storable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -28,9 +26,8 @@ T = TypeVar("T")
 class SqliteStore:
     """A `Store` in one file. Open it with `SqliteStore.open`."""
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self._connection = connection
-        self._thread = thread
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -39,21 +36,15 @@ class SqliteStore:
         Raises:
             StoreMisconfigured: the folder or file cannot be written, or is not ours to use.
         """
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        schema = [file.read_text() for file in sorted(MIGRATIONS.glob("*.sql"))]
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(thread, _connect, path)
+            return cls(await Database.open(path, schema, busy_seconds=BUSY_SECONDS))
         except (OSError, sqlite3.Error) as error:
-            thread.shutdown(wait=False)
             raise StoreMisconfigured(f"DATA_DIR: cannot use {path}: {error}") from error
-        return cls(connection, thread)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        def in_one_transaction() -> T:
-            with self._connection:
-                return work(self._connection)
-
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, in_one_transaction)
+            return await self._database.run(work)
         except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError) as error:
             raise StoreRefused(str(error)) from error
         except sqlite3.Error as error:
@@ -180,56 +171,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
-        self._thread.shutdown(wait=False)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-    db.row_factory = sqlite3.Row
-    _write_ahead(db)
-    # FULL: a commit is on the disk before `saved` is told; one fsync a batch, not one an event.
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    _migrate(db)
-    return db
-
-
-def _write_ahead(db: sqlite3.Connection) -> None:
-    """Turn the write-ahead log on. SQLite does not wait for a lock here, so that two first openings would collide."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    """Apply, in order, the numbered files this database has not seen; `user_version` is the last one applied."""
-    db.execute("BEGIN IMMEDIATE")  # before the look: two processes starting at once must not apply a file twice
-    with db:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        for file in sorted(MIGRATIONS.glob("*.sql")):
-            number = int(file.name.split("_")[0])
-            if number > version:
-                for statement in _statements(file.read_text()):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {number}")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Cut a script into statements. `executescript` would commit the transaction we hold."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+        await self._database.close()
 
 
 def _text(moment: datetime) -> str:

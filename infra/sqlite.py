@@ -1,0 +1,105 @@
+"""An SQLite file of our own: opened, migrated, and worked on without the event loop ever waiting for the disk."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Database:
+    """One connection on one thread of its own: every piece of work is a transaction by construction.
+
+    What fails leaves as the `sqlite3.Error` it was: only the owner knows what it means.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._thread = thread
+
+    @classmethod
+    async def open(cls, path: Path, schema: Sequence[str], *, busy_seconds: float) -> Self:
+        """Open the file, made if missing, and bring its schema up to date.
+
+        `schema` is the scripts that made it, in order; the file counts those it has seen. A transaction waits
+        `busy_seconds` for another process's.
+
+        Raises:
+            OSError, sqlite3.Error: the folder or file cannot be used.
+        """
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(thread, _connect, path, schema, busy_seconds)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(connection, thread)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do this in one transaction, on the thread: all of it is committed, or nothing."""
+
+        def in_one_transaction() -> T:
+            with self._connection:
+                return work(self._connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, in_one_transaction)
+
+    async def close(self) -> None:
+        """Finish what was begun, and let go of file and thread."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown(wait=False)
+
+
+def _connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, timeout=busy_seconds, check_same_thread=False)
+    try:
+        db.row_factory = sqlite3.Row
+        _write_ahead(db, busy_seconds)
+        # FULL: a commit is on the disk before anybody is told of it; one fsync a transaction, not one a row.
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        _migrate(db, schema)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> None:
+    """Turn the write-ahead log on. SQLite does not wait for a lock here, so that two first openings would collide."""
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _migrate(db: sqlite3.Connection, schema: Sequence[str]) -> None:
+    """Apply, in order, the scripts this database has not seen; `user_version` is the number of the last one."""
+    db.execute("BEGIN IMMEDIATE")  # before the look: two processes starting at once must not apply a script twice
+    with db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        for number, script in enumerate(schema, 1):
+            if number > version:
+                for statement in _statements(script):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {number}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Cut a script into statements. `executescript` would commit the transaction we hold."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPATH := realtime:.
 
 .DEFAULT_GOAL := help
-.PHONY: help run container supabase test lint format bench clean
+.PHONY: help run container supabase edge test lint format bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ container: .venv/run.stamp ## Run the realtime container alone: no queue, so no 
 
 supabase: .venv/test.stamp node_modules/stamp ## Run a Supabase on this machine, without Docker, for `make run`
 	@exec $(BIN)/python -m infra.supabase_local
+
+edge: .venv/test.stamp node_modules/stamp ## Run the summary function as Supabase Edge would, for `make run`
+	@exec $(BIN)/python -m infra.edge_local
 
 test: .venv/test.stamp node_modules/stamp ## Run every test
 	@$(BIN)/python -m pytest $(ARGS)

@@ -67,6 +67,8 @@ const Conversation = (() => {
     },
 
     error(state, frame) {
+      // The server goes away: the message stays as it is, and is sent where we come back to.
+      if (frame.code === "restarting" && frame.message_id) return state;
       const refused = (item) => item.messageId === frame.message_id && item.kind === "user";
       if (frame.message_id && state.items.some(refused)) {
         return { ...state, items: state.items.map((item) => (refused(item) ? { ...item, status: "failed", error: frame } : item)) };

@@ -35,6 +35,8 @@ QUEUE_PATH = f"123456789012/{STACK}-session-ended"
 """The emulator's one account, and the queue's name in `infra/aws/queues.yml`."""
 START_SECONDS = 30.0
 CONTAINER_STOP_SECONDS = 3.5
+LOCAL_DRAIN_SECONDS = 0.5
+"""How long the container's running replies may finish: whoever presses Ctrl-C at a terminal does not wait for them."""
 DRAIN_SECONDS = 0.5
 """Together with one poll of the queue these stay within the five seconds in which all must be gone."""
 
@@ -127,6 +129,8 @@ def start_container(settings: Settings) -> subprocess.Popen[bytes]:
     if settings.disconnect_queue_url:
         environment |= {"DISCONNECT_QUEUE_URL": settings.disconnect_queue_url}
         environment |= {"AWS_ENDPOINT_URL": settings.aws_endpoint_url or ""}
+    if "drain_seconds" not in settings.model_fields_set:
+        environment |= {"DRAIN_SECONDS": str(LOCAL_DRAIN_SECONDS)}
     return subprocess.Popen([sys.executable, "-m", "chat"], env=environment, start_new_session=True)
 
 

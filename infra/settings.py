@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     max_frame_bytes: int = Field(default=256 * 1024, ge=1024)
     max_message_chars: int = Field(default=32_000, ge=1)
     linger_seconds: float = Field(default=60, ge=0)
+    drain_seconds: float = Field(default=20, ge=0)
     replay_bytes: int = Field(default=256 * 1024, ge=0)
     slow_reader_seconds: float = Field(default=20, gt=0)
     ping_seconds: float = Field(default=20, gt=0)

@@ -21,10 +21,11 @@ Serve = Callable[..., AbstractAsyncContextManager["Served"]]
 
 
 class Served:
-    """A running server: `url` for WebSockets, `http` for the rest."""
+    """A running server: `url` for WebSockets, `http` for the rest, `leave()` for what SIGTERM does."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, leave: Callable[[], None]) -> None:
         self.port = port
+        self.leave = leave
         self.url = f"ws://127.0.0.1:{port}"
         self.http = f"http://127.0.0.1:{port}"
 
@@ -67,11 +68,11 @@ def serve(tmp_path: Path) -> Serve:
         parts = {name: given.pop(name) for name in ("store", "model", "tools", "handoff") if name in given}
         settings = make_settings(tmp_path, **given)
         with listen("127.0.0.1", 0) as listener:
-            async with open_backend(settings, **parts) as app:
-                server = create_server(app, settings)
+            async with open_backend(settings, **parts) as backend:
+                server = create_server(backend, settings)
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
                 try:
-                    yield Served(listener.getsockname()[1])
+                    yield Served(listener.getsockname()[1], server.leave)
                 finally:
                     server.should_exit = True
                     await serving

@@ -7,14 +7,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from chat.connection import Connection
-from chat.main import open_backend
+from chat.main import Backend, open_backend
 from infra.settings import Settings, SettingsError, load_settings
 from infra.store import StoreMisconfigured
 from infra.telemetry import configure_logging, get_logger
@@ -24,26 +23,46 @@ CANNOT_START = 2
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with signals that ask it to stop and do no more.
+    """uvicorn's server, which drains its sessions before it stops serving.
 
-    uvicorn raises the signal anew once it has stopped serving, which would end the process before the sessions
-    are ended and the journal is written.
+    uvicorn itself closes every socket at once, before anybody could say goodbye, and raises the signal anew once it has
+    stopped, which would end the process before the sessions are ended and the journal is written.
     """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Stop serving on SIGINT and SIGTERM."""
+        """Drain on the first SIGINT or SIGTERM, and hurry on the second."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self.leave)
         yield
 
+    def leave(self) -> None:
+        """Drain, then stop serving; asked a second time, stop at once."""
+        if self._draining:
+            self._draining.cancel()
+        else:
+            self._draining = asyncio.create_task(self._leave())
 
-def create_server(app: FastAPI, settings: Settings) -> Server:
-    """uvicorn, set up as the product runs it: the WebSocket implementation, limits and keep-alive."""
+    async def _leave(self) -> None:
+        try:
+            await self._drain()
+        except Exception:
+            get_logger("main").exception("not drained")
+        finally:
+            self.should_exit = True
+
+
+def create_server(backend: Backend, settings: Settings) -> Server:
+    """uvicorn, set up as the product runs it: the WebSocket implementation, limits, keep-alive, and the drain."""
     return Server(
         uvicorn.Config(
-            app,
+            backend.app,
             ws=Connection,
             ws_max_size=settings.max_frame_bytes,
             ws_per_message_deflate=False,  # costs more than it saves on frames of a hundred bytes
@@ -53,7 +72,8 @@ def create_server(app: FastAPI, settings: Settings) -> Server:
             lifespan="off",
             log_config=None,
             access_log=False,
-        )
+        ),
+        lambda: backend.sessions.drain(settings.drain_seconds),
     )
 
 
@@ -88,11 +108,11 @@ def spare_the_collector() -> None:
 async def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     with listen(settings.host, settings.port) as listener:
-        async with open_backend(settings) as app:
+        async with open_backend(settings) as backend:
             host, port = listener.getsockname()[:2]
             get_logger("main").info("serving", host=host, port=port, model=settings.llm_provider)
             spare_the_collector()
-            await create_server(app, settings).serve(sockets=[listener])
+            await create_server(backend, settings).serve(sockets=[listener])
 
 
 def main() -> int:

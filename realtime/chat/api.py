@@ -1,6 +1,7 @@
 """The HTTP side: health, reading sessions back, and the page."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,14 +33,17 @@ SessionId = Annotated[str, PathParameter(pattern=f"^{SESSION_ID.pattern}$")]
 log = get_logger("api")
 
 
-def create_router(store: Store, metrics: Metrics) -> APIRouter:
-    """The routes over one store, and the container's numbers."""
+def create_router(store: Store, metrics: Metrics, is_draining: Callable[[], bool]) -> APIRouter:
+    """The routes over one store and the container's numbers; `is_draining` says whether it goes away."""
     router = APIRouter()
 
     @router.get("/health")
     async def health(response: Response) -> dict[str, Any]:
         """Whether this container can serve: 200, or 503 with the part that fails."""
         healthy = {"status": "healthy", "service": SERVICE, "version": VERSION, "features": FEATURES}
+        if is_draining():
+            response.status_code = 503
+            return healthy | {"status": "unhealthy", "failing": ["draining"]}
         try:
             async with asyncio.timeout(PING_SECONDS):
                 await store.ping()

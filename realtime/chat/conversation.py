@@ -79,6 +79,10 @@ class Conversation:
         # Run to its end before anything is performed: performing may lead to the next input.
         return tuple(self._ON[type(happened)](self, happened))
 
+    def is_running(self) -> bool:
+        """Whether a turn is answered now."""
+        return self._turn is not None
+
     def messages(self) -> list[Message]:
         """What to tell the model now: the system prompt, and the history up to the running turn."""
         prompt = Message("system", PROMPTS[self._mode or "casual"])
@@ -223,6 +227,9 @@ class Conversation:
     def _events_saved(self, it: inputs.EventsSaved) -> Effects:
         yield self._send(wire.Saved(self._next(), it.through))
 
+    def _restart_announced(self, it: inputs.RestartAnnounced) -> Effects:
+        yield self._send(wire.Goodbye(self._next(), "restart", it.reconnect_in_ms))
+
     def _end_asked(self, it: inputs.EndAsked) -> Effects:
         if self._turn:
             yield from self._stop("cancelled")
@@ -243,6 +250,7 @@ class Conversation:
         inputs.ReplyFinished: _reply_finished,
         inputs.TurnFailed: _turn_failed,
         inputs.EventsSaved: _events_saved,
+        inputs.RestartAnnounced: _restart_announced,
         inputs.EndAsked: _end_asked,
     }
 

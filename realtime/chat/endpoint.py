@@ -133,6 +133,9 @@ class SessionSocket:
             outbox.put(PONG)
         elif isinstance(frame, Cancel):
             session.dispatch(CancelAsked(frame.turn_id))
+        elif self._sessions.is_draining():  # the client sends it again where it comes back to
+            restarting = "The server is restarting; this message is taken when you are back."
+            session.dispatch(FrameRefused(outbox, ErrorCode.RESTARTING, restarting, frame.message_id, 1.0))
         elif self._journal.is_full():
             full = "The server cannot store messages at the moment; send this again later."
             session.dispatch(

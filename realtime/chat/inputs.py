@@ -96,6 +96,12 @@ class EventsSaved(msgspec.Struct, frozen=True):
     through: int
 
 
+class RestartAnnounced(msgspec.Struct, frozen=True):
+    """The container goes away: clients are to come back after so many milliseconds, to whichever takes its place."""
+
+    reconnect_in_ms: int
+
+
 class EndAsked(msgspec.Struct, frozen=True):
     """The session is over: nobody is there any more, or the server goes away."""
 
@@ -112,5 +118,6 @@ Input = (
     | ReplyFinished
     | TurnFailed
     | EventsSaved
+    | RestartAnnounced
     | EndAsked
 )

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
@@ -31,6 +32,13 @@ all, so that the local stack is gone within five."""
 log = get_logger("main")
 
 
+class Backend(msgspec.Struct, frozen=True):
+    """The container: an ASGI application, and the sessions to drain before it is left."""
+
+    app: FastAPI
+    sessions: Sessions
+
+
 @asynccontextmanager
 async def open_backend(
     settings: Settings,
@@ -39,8 +47,8 @@ async def open_backend(
     model: Model | None = None,
     tools: Registry | None = None,
     handoff: Handoff | None = None,
-) -> AsyncIterator[FastAPI]:
-    """The whole container as an ASGI application, ready to serve until the block is left.
+) -> AsyncIterator[Backend]:
+    """The whole container, ready to serve until the block is left.
 
     Each part may be given in place of the one that the settings name.
 
@@ -75,7 +83,7 @@ async def open_backend(
         sessions = Sessions(store, journal, kit, endings, settings)
         sessions.start()
         closing.push_async_callback(sessions.close, SESSIONS_SECONDS)
-        yield _create_app(store, sessions, journal, metrics, settings)
+        yield Backend(_create_app(store, sessions, journal, metrics, settings), sessions)
 
 
 def _create_app(store: Store, sessions: Sessions, journal: Journal, metrics: Metrics, settings: Settings) -> FastAPI:
@@ -84,6 +92,6 @@ def _create_app(store: Store, sessions: Sessions, journal: Journal, metrics: Met
     app.router.routes.append(
         WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))
     )
-    app.include_router(create_router(store, metrics))
+    app.include_router(create_router(store, metrics, sessions.is_draining))
     app.mount("/", StaticFiles(directory=FRONTEND, html=True))
     return app

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from chat.conversation import Conversation
 from chat.effects import Record, RecordMode, Reply, Send, StartTurn, StopTurn
-from chat.inputs import Attached, EndAsked, EventsSaved, Input, Position, TurnFailed
+from chat.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
 from chat.journal import Journal
 from chat.outbox import Outbox
-from chat.protocol import ErrorCode, Token, encode
+from chat.protocol import CloseCode, ErrorCode, Token, encode
 from chat.tools.registry import ToolContext
 from chat.turn import SORRY, Turn, TurnKit
 from infra.llm import Message
@@ -34,6 +34,7 @@ class Session:
         self._turn: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._room: asyncio.Event | None = None
+        self._idle = asyncio.Event()
 
     def dispatch(self, happened: Input) -> None:
         """Tell the conversation what happened, and do what it decides."""
@@ -55,6 +56,18 @@ class Session:
         if outbox in self.outboxes:
             self.outboxes.remove(outbox)
         self._made_room()
+
+    async def idle(self) -> None:
+        """Wait until no turn runs or waits."""
+        while self._conversation.is_running():
+            self._idle.clear()
+            await self._idle.wait()
+
+    def announce_restart(self, reconnect_in_ms: int) -> None:
+        """Tell every socket when to come back, and close it behind what it still has to read."""
+        self.dispatch(RestartAnnounced(reconnect_in_ms))
+        for outbox in self.outboxes:
+            outbox.close(CloseCode.RESTARTING)
 
     def end(self) -> None:
         """Stop what runs, keep what was said, and take no more."""
@@ -113,7 +126,12 @@ class Session:
         self._turn = asyncio.create_task(Turn(effect.turn_id, self, self._kit).run())
         # A turn tells its own end. One whose library cancelled it cannot, and nobody must wait for it.
         died = TurnFailed(effect.turn_id, ErrorCode.INTERNAL, SORRY)
-        self._turn.add_done_callback(lambda _: self.dispatch(died))
+
+        def over(task: asyncio.Task[None]) -> None:
+            self.dispatch(died)
+            self._idle.set()
+
+        self._turn.add_done_callback(over)
 
     def _stop_turn(self, effect: StopTurn) -> None:
         if self._turn and not self._turn.done():

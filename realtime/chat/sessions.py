@@ -1,6 +1,8 @@
 """Every live session of this container: opened once, shared by its sockets, ended once."""
 
 import asyncio
+import contextlib
+import random
 from uuid import uuid4
 
 from chat.conversation import Conversation
@@ -20,6 +22,9 @@ from infra.telemetry import get_logger
 
 OPEN_SECONDS = 10.0
 """How long a client waits for its session to be opened before it is told to come back."""
+LAST_SAVED_SECONDS = 2.0
+"""How long a client that is sent elsewhere is kept for the news that its last events are stored."""
+MOST_RECONNECTS_A_SECOND = 200
 WATCH_SECONDS = 1.0
 """How often the readers' deadlines are looked at: one timer for all, not one a frame."""
 
@@ -90,6 +95,40 @@ class Sessions:
             self._end(session, "closed")
         else:
             self._linger(session, self._settings.linger_seconds)
+
+    def is_draining(self) -> bool:
+        """Whether this container goes away, and takes no more sockets."""
+        return self._closing
+
+    async def drain(self, within: float) -> None:
+        """Let every session come to its end, for so many seconds, and send its clients elsewhere.
+
+        Sessions in which nothing runs leave at once, the others with their turn, or when the time is over: then the
+        turn is stopped, and kept as far as it came. A client learns what was saved before it is told to go.
+        """
+        self._closing = True
+        log.info("draining", sessions=len(self._live), within=within)
+        deadline = asyncio.get_running_loop().time() + within
+        while self._opening:
+            await asyncio.wait(self._opening.values())
+        # So many come back a second: each opens its session, and all at once would be a wave.
+        spread = max(MOST_RECONNECTS_A_SECOND, len(self._live)) / MOST_RECONNECTS_A_SECOND
+        await asyncio.gather(
+            *(self._drain_one(session, deadline, random.uniform(0.2, spread)) for session in self._live.values())
+        )
+        if self._leaving:
+            await asyncio.wait(self._leaving.values(), timeout=LAST_SAVED_SECONDS)
+
+    async def _drain_one(self, session: Session, deadline: float, reconnect_in: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await session.idle()
+        if self._live.get(session.session_id) is session:
+            self._end(session, "shutdown")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SAVED_SECONDS):
+                await self._journal.settled()
+        session.announce_restart(round(reconnect_in * 1000))
 
     async def close(self, within: float) -> None:
         """End every session, and wait so many seconds until their events are stored and their ends announced."""

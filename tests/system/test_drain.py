@@ -1,0 +1,137 @@
+"""Going away: SIGTERM sends every client elsewhere, and loses nothing."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+import chat.sessions
+from infra.store.sqlite import SqliteStore
+from tests.client import ChatClient
+from tests.conftest import Serve
+from tests.scripted import RepliesTo, ScriptedModel
+from tests.supabase import free_port
+from tests.system.test_local import environment
+
+
+async def test_idle_sessions_are_told_where_to_come_back_to(serve: Serve) -> None:
+    """Each client gets `goodbye` with a time of its own and 1012; what was said is saved, and told so, before."""
+    async with serve(drain_seconds=5) as server:
+        clients = [await ChatClient.connect(server.url, f"s{number}") for number in range(30)]
+        for client in clients:
+            await client.until("ready")
+        await clients[0].say("hello")
+        await clients[0].until("done")
+        server.leave()
+        assert [await client.closed() for client in clients] == [1012] * 30
+    goodbyes = [client.frames[-1] for client in clients]
+    assert {goodbye["type"] for goodbye in goodbyes} == {"goodbye"}
+    assert len({goodbye["reconnect_in_ms"] for goodbye in goodbyes}) > 10, "they would come back in one wave"
+    assert "saved" in clients[0].types()[-3:]
+
+
+async def test_a_running_reply_may_finish(serve: Serve) -> None:
+    """Its client reads it to the end, and only then is sent elsewhere; meanwhile nobody new is let in."""
+    go = asyncio.Event()
+    async with serve(model=ScriptedModel(["one ", go, "two"]), drain_seconds=30) as server:
+        client = await ChatClient.connect(server.url)
+        await client.say("hello")
+        await client.until("token")
+        server.leave()
+        async with httpx.AsyncClient() as http:
+            unwell = await http.get(f"{server.http}/health")
+        assert (unwell.status_code, unwell.json()["failing"]) == (503, ["draining"])
+        late = await ChatClient.connect(server.url, "late")
+        assert (await late.next())["code"] == "restarting"
+        assert await late.closed() == 1012
+        await client.say("and then?", message_id="m2")
+        refused = await client.until("error")
+        assert (refused["code"], refused["message_id"]) == ("restarting", "m2")
+        go.set()
+        assert await client.closed() == 1012
+    assert client.text() == "one two"
+    assert client.types()[-3:] == ["done", "saved", "goodbye"]
+
+
+async def test_a_reply_that_takes_too_long_is_kept_as_far_as_it_came(serve: Serve, tmp_path: Path) -> None:
+    """After `DRAIN_SECONDS` it is stopped, marked as interrupted, stored, and its client sent elsewhere."""
+    async with serve(model=ScriptedModel(["one ", asyncio.Event()]), drain_seconds=0.1) as server:
+        client = await ChatClient.connect(server.url)
+        await client.say("hello")
+        await client.until("token")
+        server.leave()
+        assert await client.closed() == 1012
+    assert (await_done := [frame for frame in client.frames if frame["type"] == "done"])
+    assert await_done[0]["reason"] == "cancelled"
+    store = await SqliteStore.open(tmp_path / "realtime.db")
+    *_, last = await store.events("s1", limit=10)
+    await store.close()
+    assert (last.content, last.metadata["interrupted"]) == ("one ", True)
+
+
+async def test_a_second_signal_hurries(serve: Serve) -> None:
+    """It does not wait for the replies; they are stored as far as they came all the same."""
+    async with serve(model=ScriptedModel(["one ", asyncio.Event()]), drain_seconds=3600) as server:
+        client = await ChatClient.connect(server.url)
+        await client.say("hello")
+        await client.until("token")
+        server.leave()
+        await asyncio.sleep(0)
+        server.leave()
+        async with asyncio.timeout(10):
+            assert await client.closed() == 1012
+
+
+async def test_draining_many_sessions_loses_nothing(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of live sessions, all in the middle of an answer: every one is stored, and ended once."""
+    monkeypatch.setattr(chat.sessions, "LAST_SAVED_SECONDS", 20.0)
+    count = 300
+    go = asyncio.Event()
+    model = RepliesTo({}, default=["one ", go, "two"])
+    async with serve(model=model, drain_seconds=30) as server:
+        clients = [await ChatClient.connect(server.url, f"s{number}") for number in range(count)]
+        for client in clients:
+            await client.say("hello")
+        await asyncio.gather(*(client.until("token") for client in clients))
+        server.leave()
+        go.set()
+        assert await asyncio.gather(*(client.closed() for client in clients)) == [1012] * count
+    assert {client.text() for client in clients} == {"one two"}
+    store = await SqliteStore.open(tmp_path / "realtime.db")
+    stored = [[event.content for event in await store.events(f"s{number}", limit=10)] for number in range(count)]
+    await store.close()
+    assert stored == [["hello", "one two"]] * count
+
+
+async def test_sigterm_reaches_the_drain(tmp_path: Path) -> None:
+    """The real process: its client is told goodbye, and it ends with exit code 0."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chat", env=environment(tmp_path, port), cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    try:
+        client = await _when_it_listens(port)
+        await client.until("ready")
+        process.send_signal(signal.SIGTERM)
+        assert await client.closed() == 1012
+        assert client.frames[-1]["type"] == "goodbye"
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _when_it_listens(port: int) -> ChatClient:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await ChatClient.connect(f"ws://127.0.0.1:{port}")
+            except OSError:
+                await asyncio.sleep(0.05)

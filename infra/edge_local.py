@@ -30,7 +30,7 @@ VARIABLES = (
 )
 """All that the function reads of its environment, and may."""
 WELCOME = """
-The summary function is about to answer. Put these into .env, or before `make container`:
+The summary function is about to answer. Put these into .env, or before `make run`:
 
   HANDOFF_URL=http://127.0.0.1:{port}/
   HANDOFF_SECRET={secret}

@@ -72,6 +72,14 @@ class UserStats(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: datetime | None
 
 
+class Orphan(msgspec.Struct, frozen=True, kw_only=True):
+    """An open session whose container is dead; `last_time` is its last event's time, or its start if it has none."""
+
+    session_id: str
+    epoch: int
+    last_time: datetime
+
+
 class SessionEnded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """The message that wakes the summary function: this session ended, at this epoch, then, for this reason."""
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from infra.records import Event, Mode, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, UserStats
 from infra.store import Store, StoreRefused
 
 
@@ -16,6 +16,8 @@ class FlakyStore:
     done, and an event is waited for. `lost_answers` are raised after it was done: the commit happened, the answer
     got lost. Events whose content is in `poison` are refused, with their batch. `appended` keeps what `append` was
     given, call by call, and `reached` is set by every call.
+
+    Heartbeats come when they like, so they have a weather of their own, `beat_weather`, and set `beaten`.
     """
 
     def __init__(self, store: Store) -> None:
@@ -25,14 +27,12 @@ class FlakyStore:
         self.poison: set[str] = set()
         self.appended: list[list[Event]] = []
         self.reached = asyncio.Event()
+        self.beat_weather: deque[Exception | asyncio.Event | None] = deque()
+        self.beaten = asyncio.Event()
 
     async def _meet_the_weather(self) -> None:
         self.reached.set()
-        today = self.weather.popleft() if self.weather else None
-        if isinstance(today, asyncio.Event):
-            await today.wait()
-        elif today is not None:
-            raise today
+        await _meet(self.weather)
 
     def _lose_the_answer(self) -> None:
         if self.lost_answers:
@@ -88,6 +88,30 @@ class FlakyStore:
         await self._meet_the_weather()
         return await self._store.user_stats(user_id)
 
+    async def beat(self, container_id: str, *, at: datetime) -> None:
+        """See `Store.beat`."""
+        self.beaten.set()
+        await _meet(self.beat_weather)
+        await self._store.beat(container_id, at=at)
+
+    async def depart(self, container_id: str) -> None:
+        """See `Store.depart`."""
+        await _meet(self.beat_weather)
+        await self._store.depart(container_id)
+
+    async def orphans(self, *, seen_before: datetime, limit: int) -> list[Orphan]:
+        """See `Store.orphans`."""
+        await self._meet_the_weather()
+        return await self._store.orphans(seen_before=seen_before, limit=limit)
+
     async def close(self) -> None:
         """See `Store.close`."""
         await self._store.close()
+
+
+async def _meet(weather: deque[Exception | asyncio.Event | None]) -> None:
+    today = weather.popleft() if weather else None
+    if isinstance(today, asyncio.Event):
+        await today.wait()
+    elif today is not None:
+        raise today

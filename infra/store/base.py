@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from infra.records import Event, Mode, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, UserStats
 
 
 class StoreError(Exception):
@@ -92,6 +92,19 @@ class Store(Protocol):
 
     async def user_stats(self, user_id: str) -> UserStats:
         """The user's own figures; zeros and None for an unknown user."""
+
+    async def beat(self, container_id: str, *, at: datetime) -> None:
+        """Note that this container was alive then; its row is made by the first beat."""
+
+    async def depart(self, container_id: str) -> None:
+        """Forget the container: what it leaves open from now on is nobody's. An unknown one is no error."""
+
+    async def orphans(self, *, seen_before: datetime, limit: int) -> list[Orphan]:
+        """Open sessions whose container departed, never beat, or last beat before this moment.
+
+        The oldest `last_time` comes first. Sessions that were never in a container, as those of adopted tables, are
+        nobody's orphans.
+        """
 
     async def close(self) -> None:
         """Let go of connections and threads. The store is of no use afterwards."""

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from infra.records import Event, Mode, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, UserStats
 from infra.sqlite import Database
 from infra.store.base import NotYours, StoreMisconfigured, StoreRefused, StoreUnavailable, storable
 
@@ -168,6 +168,47 @@ class SqliteStore:
             minutes=round(row["minutes"], 1),
             last_seen=row["last_seen"] and datetime.fromisoformat(row["last_seen"]),
         )
+
+    async def beat(self, container_id: str, *, at: datetime) -> None:
+        """See `Store.beat`."""
+        await self._run(
+            lambda db: db.execute(
+                """
+                INSERT INTO containers (container_id, seen_at) VALUES (?, ?)
+                ON CONFLICT (container_id) DO UPDATE SET seen_at = excluded.seen_at
+                """,
+                (container_id, _text(at)),
+            )
+        )
+
+    async def depart(self, container_id: str) -> None:
+        """See `Store.depart`."""
+        await self._run(lambda db: db.execute("DELETE FROM containers WHERE container_id = ?", (container_id,)))
+
+    async def orphans(self, *, seen_before: datetime, limit: int) -> list[Orphan]:
+        """See `Store.orphans`."""
+        rows = await self._run(
+            lambda db: db.execute(
+                """
+                SELECT s.session_id, s.epoch, coalesce(
+                    (SELECT e.timestamp FROM events e WHERE e.session_id = s.session_id ORDER BY e.id DESC LIMIT 1),
+                    s.start_time) AS last_time
+                FROM sessions s
+                WHERE s.end_time IS NULL AND s.container_id IS NOT NULL AND NOT EXISTS
+                    (SELECT 1 FROM containers c WHERE c.container_id = s.container_id AND c.seen_at >= ?)
+                ORDER BY last_time, s.session_id LIMIT ?
+                """,
+                (_text(seen_before), limit),
+            ).fetchall()
+        )
+        return [
+            Orphan(
+                session_id=row["session_id"],
+                epoch=row["epoch"],
+                last_time=datetime.fromisoformat(row["last_time"]),
+            )
+            for row in rows
+        ]
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -16,13 +16,13 @@ from postgrest.exceptions import APIError
 from postgrest.types import ReturnMethod
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from infra.records import Event, Mode, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, UserStats
 from infra.settings import Settings
 from infra.store.base import NotYours, StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable, storable
 from infra.store.supabase_errors import MIGRATE, check
 from infra.telemetry import get_logger
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What `schema_version()` must answer at least: raised with a migration that this file needs."""
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=60.0)
@@ -193,6 +193,26 @@ class SupabaseStore:
             minutes=round(float(row["minutes"]), 1),
             last_seen=row["last_seen"] and datetime.fromisoformat(row["last_seen"]),
         )
+
+    async def beat(self, container_id: str, *, at: datetime) -> None:
+        """See `Store.beat`."""
+        row = {"container_id": container_id, "seen_at": at.isoformat()}
+        table = self._client.table("containers")
+        await self._run(table.upsert(row, on_conflict="container_id", returning=ReturnMethod.minimal))
+
+    async def depart(self, container_id: str) -> None:
+        """See `Store.depart`."""
+        table = self._client.table("containers")
+        await self._run(table.delete(returning=ReturnMethod.minimal).eq("container_id", container_id))
+
+    async def orphans(self, *, seen_before: datetime, limit: int) -> list[Orphan]:
+        """See `Store.orphans`. Of many, the server's cap on rows may leave the youngest out."""
+        parameters = {"p_seen_before": seen_before.isoformat(), "p_limit": limit}
+        rows = await self._run(self._client.rpc("orphans", parameters))
+        return [
+            Orphan(session_id=row["session_id"], epoch=row["epoch"], last_time=datetime.fromisoformat(row["last_time"]))
+            for row in rows
+        ]
 
     async def close(self) -> None:
         """See `Store.close`."""

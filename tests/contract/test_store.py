@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from infra.records import Event, Role, Session, UserStats
+from infra.records import Event, Orphan, Role, Session, UserStats
 from infra.store import NotYours, Store, StoreError, StoreRefused
 from infra.store.sqlite import SqliteStore
 from infra.store.supabase import SupabaseStore
@@ -347,6 +347,97 @@ async def test_the_duration_counts_from_the_first_opening(store: Store) -> None:
     row = await store.session(first.session_id)
     assert row
     assert row.duration == 420
+
+
+# Containers, and what they leave behind
+
+
+LONG_AGO = datetime(1900, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+"""Older than whatever others leave in a store that is shared, so that ours come first."""
+
+
+async def opened_in(store: Store, container_id: str, at: datetime = LONG_AGO) -> Session:
+    return await store.open_session(fresh("s"), fresh("u"), at=at, container_id=container_id)
+
+
+async def orphans_among(store: Store, *ours: Session, seen_before: datetime = DAWN) -> list[Orphan]:
+    ids = {session.session_id for session in ours}
+    found = await store.orphans(seen_before=seen_before, limit=100)
+    return [orphan for orphan in found if orphan.session_id in ids]
+
+
+def orphaned(session: Session, last_time: datetime) -> Orphan:
+    return Orphan(session_id=session.session_id, epoch=session.epoch, last_time=last_time)
+
+
+async def end(store: Store, *ours: Session) -> None:
+    """Leave no orphans to others."""
+    for session in ours:
+        await store.finish_session(session.session_id, session.epoch, ended_at=LONG_AGO, summary="")
+
+
+async def test_a_container_is_dead_when_it_was_not_seen_since(store: Store) -> None:
+    """Seen at that very moment it lives, a microsecond earlier it does not; its next beat brings it back."""
+    box = fresh("box")
+    session = await opened_in(store, box)
+    await store.beat(box, at=DAWN.astimezone(ELSEWHERE))
+    assert await orphans_among(store, session, seen_before=DAWN) == []
+    later = DAWN + timedelta(microseconds=1)
+    assert await orphans_among(store, session, seen_before=later.astimezone(ELSEWHERE)) == [orphaned(session, LONG_AGO)]
+    await store.beat(box, at=later)
+    assert await orphans_among(store, session, seen_before=later) == []
+    await store.depart(box)
+    await end(store, session)
+
+
+async def test_what_a_departed_container_left_open_is_orphaned(store: Store) -> None:
+    """At once, whenever it was seen last; departing twice, or without ever having been there, is no error."""
+    box, other = fresh("box"), fresh("box")
+    left, kept, never = await opened_in(store, box), await opened_in(store, other), await opened_in(store, fresh("box"))
+    for container_id in (box, other):
+        await store.beat(container_id, at=DAWN)
+    assert await orphans_among(store, left, kept, never) == [orphaned(never, LONG_AGO)]
+    for _ in range(2):
+        await store.depart(box)
+    assert {each.session_id for each in await orphans_among(store, left, kept, never)} == {
+        left.session_id,
+        never.session_id,
+    }
+    await store.depart(other)
+    await end(store, left, kept, never)
+
+
+async def test_an_ended_session_is_nobodys_orphan(store: Store) -> None:
+    """Nor is one that a living container opened again, which has another epoch by then."""
+    box, alive = fresh("box"), fresh("box")
+    await store.beat(alive, at=DAWN)
+    ended, reopened = await opened_in(store, box), await opened_in(store, box)
+    await end(store, ended)
+    again = await store.open_session(reopened.session_id, reopened.user_id, at=DAWN, container_id=alive)
+    assert await orphans_among(store, ended, reopened) == []
+    await store.depart(alive)
+    assert await orphans_among(store, ended, reopened) == [orphaned(again, LONG_AGO)]
+    await end(store, again)
+
+
+async def test_orphans_tell_their_last_time_and_the_oldest_comes_first(store: Store) -> None:
+    """That of the last event stored, whatever earlier ones say, or the start; no more of them than asked for."""
+    box = fresh("box")
+    silent, long, short = [await opened_in(store, box, LONG_AGO + n * MINUTE) for n in (3, 1, 2)]
+    await store.append(
+        [
+            an_event(short.session_id, timestamp=LONG_AGO + 9 * MINUTE),
+            an_event(short.session_id, role="assistant", timestamp=(LONG_AGO + 2 * MINUTE).astimezone(ELSEWHERE)),
+            an_event(long.session_id, timestamp=LONG_AGO + 4 * MINUTE),
+        ]
+    )
+    assert await orphans_among(store, silent, long, short) == [
+        orphaned(short, LONG_AGO + 2 * MINUTE),
+        orphaned(silent, LONG_AGO + 3 * MINUTE),
+        orphaned(long, LONG_AGO + 4 * MINUTE),
+    ]
+    assert len(await store.orphans(seen_before=DAWN, limit=2)) == 2
+    await end(store, silent, long, short)
 
 
 # Figures

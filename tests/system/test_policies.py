@@ -177,7 +177,9 @@ def test_nobody_but_the_server_writes(api: Api, who: str, method: str, table: st
     assert api.kept() == before
 
 
-@pytest.mark.parametrize("function", ["open_session", "finish_session", "set_modes", "user_stats", "schema_version"])
+@pytest.mark.parametrize(
+    "function", ["open_session", "finish_session", "set_modes", "user_stats", "orphans", "schema_version"]
+)
 @pytest.mark.parametrize("who", STRANGERS)
 def test_nobody_but_the_server_calls_functions(api: Api, who: str, function: str) -> None:
     """They are refused, even for the user's own session, and change nothing; the service key may call them."""
@@ -188,10 +190,11 @@ def test_nobody_but_the_server_calls_functions(api: Api, who: str, function: str
         "finish_session": {"p_session_id": session_id, "p_epoch": 1, "p_ended_at": NOW, "p_summary": "x"},
         "set_modes": {"p_session_ids": session_id, "p_mode": "casual"},
         "user_stats": {"p_user_id": user_id},
+        "orphans": {"p_seen_before": NOW, "p_limit": 1},
         "schema_version": {},
     }[function]
     before = api.kept()
     assert api.send(who, "POST", f"rpc/{function}", json=arguments).status_code in (401, 403, 404)
     assert api.kept() == before
-    if function in ("user_stats", "schema_version"):
+    if function in ("user_stats", "orphans", "schema_version"):
         assert api.send("server", "POST", f"rpc/{function}", json=arguments).is_success

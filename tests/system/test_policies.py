@@ -14,6 +14,7 @@ from tests.supabase import Supabase
 
 NOW = "2025-01-02T03:04:05+00:00"
 TABLES = ["sessions", "events", "containers"]
+CHANGES = {"sessions": {"final_summary": "x"}, "events": {"content": "x"}, "containers": {"seen_at": "2026-01-01"}}
 STRANGERS = ["nobody", "owner", "other"]
 """The anonymous key, and the tokens of two users: none of them may write."""
 
@@ -171,8 +172,7 @@ def test_nobody_but_the_server_writes(api: Api, who: str, method: str, table: st
             answer = api.send(who, "POST", table, json=again, headers=merging)
             assert answer.status_code in (401, 403)
         else:
-            change = {"containers": {"seen_at": NOW}, "sessions": {"user_id": "x"}, "events": {"content": "x"}}[table]
-            body = {"json": change} if method == "PATCH" else {}
+            body = {"json": CHANGES[table]} if method == "PATCH" else {}
             assert gave_nothing(api.send(who, method, of(table, person), **body))
     assert api.kept() == before
 

@@ -1,11 +1,13 @@
 """Carries items somewhere that may be down: in order, in batches, again and again until they have arrived."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from chat.backoff import backoff
+from chat.shelf import Shelf
 from infra.telemetry import get_logger
 
 T = TypeVar("T")
@@ -14,6 +16,8 @@ FIRST_RETRY_SECONDS = 0.1
 MOST_RETRY_SECONDS = 5.0
 RESTS = 4
 """Delivering takes at most a fifth of the time while there is little to carry: a request costs the same for few."""
+SPOOL_AFTER_SECONDS = 1.0
+"""A delivery that takes longer is as good as failed: what waits is copied to the disk."""
 
 
 class Courier(Generic[T]):
@@ -21,6 +25,10 @@ class Courier(Generic[T]):
 
     `deliver` takes a batch and returns what of it must be carried again. If it raises, the whole batch is:
     nothing overtakes it, and nothing is dropped while the process lives.
+
+    With a `Shelf` nothing is dropped when the process dies, either. From the first failure on, until it has caught
+    up, all that waits has a copy there, and what is put gets one at once; what has arrived is taken off. In good
+    weather the shelf is empty, and nothing is written.
     """
 
     def __init__(
@@ -46,7 +54,12 @@ class Courier(Generic[T]):
         self._gather_seconds = gather_seconds
         self._most_gather_seconds = max(gather_seconds, most_gather_seconds)
         self._expected = expected
-        self._queue: deque[T] = deque()
+        self._queue: deque[tuple[int, T]] = deque()
+        self._batch: list[tuple[int, T]] = []
+        self._shelf: Shelf[T] | None = None
+        self._trouble = False
+        self._first_number = 1
+        self._left = 0
         self._put = 0
         self._delivered = 0
         self._wake = asyncio.Event()
@@ -54,41 +67,76 @@ class Courier(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._log = get_logger(name)
 
+    async def recover(self, shelf: Shelf[T]) -> list[T]:
+        """Keep copies there, and take up what an earlier process left, to be carried first. Before `start`.
+
+        Returns:
+            What it left.
+
+        Raises:
+            SettingsError: the shelf cannot be read.
+        """
+        left, last = await shelf.open()
+        self._shelf = shelf
+        self._queue.extend(left)
+        self._first_number = last + 1 - len(left)
+        self._left = self._put = len(left)
+        if left:
+            self._log.info("taking up what an earlier process left", items=len(left))
+            self._trouble = True
+            self._wake.set()
+        return [item for _, item in left]
+
     def start(self) -> None:
         """Begin to carry, on the running loop."""
         self._task = asyncio.create_task(self._run())
 
     def put(self, item: T) -> None:
         """Take an item to carry."""
-        self._queue.append(item)
+        held = (self._first_number + self._put, item)
+        self._queue.append(held)
         self._put += 1
         self._wake.set()
+        if self._trouble and self._shelf:
+            self._shelf.keep((held,))
 
     def waiting(self) -> int:
         """How many items have not arrived."""
         return self._put - self._delivered
 
     async def settled(self) -> None:
-        """Wait until everything put so far has arrived."""
-        goal = self._put
+        """Wait until everything put so far has arrived, and what an earlier process left."""
+        await self._arrived(self._put)
+
+    async def caught_up(self) -> None:
+        """Wait until what an earlier process left has arrived."""
+        await self._arrived(self._left)
+
+    async def _arrived(self, goal: int) -> None:
         async with self._progress:
             await self._progress.wait_for(lambda: self._delivered >= goal)
 
     async def close(self, within: float) -> int:
-        """Carry what is left for so many seconds, then stop.
+        """Carry what is left for so many seconds, then stop; what did not arrive is left to the next process.
 
         Returns:
-            How many items did not arrive; they are lost with this process.
+            How many items are lost with this process: without a shelf all that did not arrive.
         """
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self.settled()
-        except TimeoutError:
-            self._log.error("not delivered before the end", items=self.waiting())
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
-        return self.waiting()
+        late = lost = self.waiting()
+        if self._shelf:
+            self._shelf.keep((*self._batch, *self._queue))
+            lost = await self._shelf.close()
+        if lost:
+            self._log.error("not delivered before the end", items=lost)
+        elif late:
+            self._log.warning("not delivered before the end, kept for the next start", items=late)
+        return lost
 
     async def _run(self) -> None:
         time = asyncio.get_running_loop().time
@@ -98,30 +146,59 @@ class Courier(Generic[T]):
             if self._most_gather_seconds:
                 await asyncio.sleep(min(max(self._gather_seconds, RESTS * took), self._most_gather_seconds))
             while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
+                self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
+                size = len(self._batch)
                 began = time()
-                await self._carry(batch)
+                await self._carry()
                 took = time() - began
+                if len(self._queue) < self._batch_size:
+                    self._trouble = False
                 async with self._progress:
-                    self._delivered += len(batch)
+                    self._delivered += size
                     self._progress.notify_all()
             self._wake.clear()
 
-    async def _carry(self, batch: Sequence[T]) -> None:
+    async def _carry(self) -> None:
+        """Deliver the batch, however often it takes."""
         attempt = 0
-        while batch:
+        while True:
             wanted = 0.0
             try:
-                batch = await self._deliver(batch)
-                if not batch:
+                await self._attempt()
+                if not self._batch:
                     break
-                self._log.warning("partly refused, will retry", items=len(batch), attempt=attempt + 1)
+                self._log.warning("partly refused, will retry", items=len(self._batch), attempt=attempt + 1)
             except self._expected as error:
                 wanted = getattr(error, "retry_after", None) or 0.0
                 self._log.warning("failed, will retry", cause=str(error), items=self.waiting(), attempt=attempt + 1)
             except Exception:
                 self._log.exception("failed unexpectedly, will retry", items=self.waiting(), attempt=attempt + 1)
+            self._get_into_trouble()
             await asyncio.sleep(max(wanted, backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS)))
             attempt += 1
         if attempt:
             self._log.info("recovered", attempts=attempt + 1)
+
+    async def _attempt(self) -> None:
+        """Deliver the batch once; what of it must be carried again is the batch then."""
+        slow = asyncio.get_running_loop().call_later(SPOOL_AFTER_SECONDS, self._get_into_trouble)
+        try:
+            refused = await self._deliver([item for _, item in self._batch])
+        finally:
+            slow.cancel()
+        again, arrived = _split(self._batch, refused)
+        self._batch = again
+        if self._shelf:
+            self._shelf.forget(number for number, _ in arrived)
+
+    def _get_into_trouble(self) -> None:
+        if not self._trouble and self._shelf:
+            self._shelf.keep((*self._batch, *self._queue))
+        self._trouble = True
+
+
+def _split(batch: list[tuple[int, T]], refused: Sequence[T]) -> tuple[list[tuple[int, T]], list[tuple[int, T]]]:
+    """The batch's entries that were refused, in the order in which they were, and the others."""
+    others = list(batch)
+    again = [others.pop(next(n for n, (_, item) in enumerate(others) if item == one)) for one in refused]
+    return again, others

@@ -6,6 +6,8 @@ import msgspec
 
 from chat.courier import Courier
 from chat.metrics import Metrics
+from chat.shelf import Shelf
+from chat.spool import Spool
 from infra.records import Event, Mode
 from infra.store import Store, StoreMisconfigured, StoreRefused, StoreUnavailable
 from infra.telemetry import get_logger
@@ -14,13 +16,16 @@ BATCH_EVENTS = 500
 GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.25
 """A commit costs the same for one event as for many: the first waits so long for company, longer for a far store."""
 
+Written = Event | tuple[str, Mode]
+"""An event, or a session's mode."""
+
 log = get_logger("journal")
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """An event, or a session's mode, and whom to tell once it is stored."""
+    """What is to be written, and whom to tell once it is: nobody any more, if an earlier process took it."""
 
-    written: Event | tuple[str, Mode]
+    written: Written
     on_saved: Callable[[int], None] | None = None
     through: int = 0
 
@@ -44,6 +49,19 @@ class Journal:
             most_gather_seconds=MOST_GATHER_SECONDS,
             expected=(StoreUnavailable, StoreMisconfigured),
         )
+        self._recovered: set[str] = set()
+        metrics.journal_depth.set_function(self._courier.waiting)
+
+    async def recover(self, spool: Spool) -> None:
+        """Keep a copy there of what the store does not take, and store first what an earlier process left.
+
+        Raises:
+            SettingsError: the spool cannot be read.
+        """
+        shelf = Shelf(spool, "journal", encode=_encode, decode=_decode, metrics=self._metrics)
+        for entry in await self._courier.recover(shelf):
+            written = entry.written
+            self._recovered.add(written.session_id if isinstance(written, Event) else written[0])
 
     def start(self) -> None:
         """Begin to write, on the running loop."""
@@ -64,6 +82,11 @@ class Journal:
     async def settled(self) -> None:
         """Wait until everything recorded so far is stored."""
         await self._courier.settled()
+
+    async def caught_up(self, session_id: str) -> None:
+        """Wait until everything of this session that an earlier process left is stored."""
+        if session_id in self._recovered:
+            await self._courier.caught_up()
 
     async def close(self, within: float) -> int:
         """Write what is left for so many seconds; see `Courier.close`."""
@@ -102,3 +125,14 @@ class Journal:
             middle = len(events) // 2
             await self._append(events[:middle])
             await self._append(events[middle:])
+
+
+_written = msgspec.json.Decoder(Written)
+
+
+def _encode(entry: _Entry) -> bytes:
+    return msgspec.json.encode(entry.written)
+
+
+def _decode(payload: bytes) -> _Entry:
+    return _Entry(_written.decode(payload))

@@ -15,6 +15,8 @@ from chat.endpoint import SessionSocket
 from chat.journal import Journal
 from chat.metrics import Metrics
 from chat.sessions import Sessions
+from chat.shelf import Shelf
+from chat.spool import Spool
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
 from chat.turn import TurnKit
@@ -54,6 +56,7 @@ async def open_backend(
 
     Raises:
         StoreMisconfigured: the store cannot be used.
+        SettingsError: DATA_DIR cannot be used, or is another container's.
     """
     async with AsyncExitStack() as closing:
         store = store or await open_store(settings)
@@ -61,18 +64,28 @@ async def open_backend(
         model = model or open_model(settings)
         closing.push_async_callback(model.close)
         handoff = handoff or await open_handoff(settings)
-        endings: Courier[SessionEnded] | None = None
         if handoff:
             closing.push_async_callback(handoff.close)
-            endings = Courier("endings", handoff.send, batch_size=SQS_BATCH, expected=HandoffUnavailable)
-            endings.start()
-            closing.push_async_callback(endings.close, ENDINGS_SECONDS)
         else:
             log.warning("no summaries: neither DISCONNECT_QUEUE_URL nor HANDOFF_URL is set")
         metrics = Metrics()
+        spool: Spool | None = None
+        if handoff or settings.supabase_url:
+            spool = await Spool.open(settings.data_dir)
+            closing.push_async_callback(spool.close)
+        endings: Courier[SessionEnded] | None = None
+        if handoff and spool:
+            endings = Courier("endings", handoff.send, batch_size=SQS_BATCH, expected=HandoffUnavailable)
+            closing.push_async_callback(endings.close, ENDINGS_SECONDS)
+            await endings.recover(
+                Shelf(spool, "endings", encode=_encode, decode=SessionEnded.from_json, metrics=metrics)
+            )
+            endings.start()
         journal = Journal(store, metrics, max_events=settings.journal_max_events)
-        journal.start()
         closing.push_async_callback(journal.close, JOURNAL_SECONDS)
+        if spool and settings.supabase_url:  # SQLite is on the same disk: what it does not take, the spool would not
+            await journal.recover(spool)
+        journal.start()
         kit = TurnKit(
             model=model,
             tools=tools or standard_tools(),
@@ -84,6 +97,10 @@ async def open_backend(
         sessions.start()
         closing.push_async_callback(sessions.close, SESSIONS_SECONDS)
         yield Backend(_create_app(store, sessions, journal, metrics, settings), sessions)
+
+
+def _encode(ended: SessionEnded) -> bytes:
+    return ended.to_json().encode()
 
 
 def _create_app(store: Store, sessions: Sessions, journal: Journal, metrics: Metrics, settings: Settings) -> FastAPI:

@@ -1,0 +1,153 @@
+"""One courier's shelf in the spool: the copy on disk of what it carries, for as long as there is trouble."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from chat.metrics import Metrics
+from chat.spool import Spool
+from infra.settings import SettingsError
+from infra.telemetry import get_logger
+
+T = TypeVar("T")
+
+GATHER_SECONDS = 0.02
+"""The least time between two writes: an item is on the disk so soon after it came, and many go in one write."""
+RETRY_SECONDS = 1.0
+"""How long a disk that does not take a write is left alone."""
+
+
+class Shelf(Generic[T]):
+    """Items by their numbers, on the disk as soon as it takes them. `keep` and `forget` never wait for it."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        name: str,
+        *,
+        encode: Callable[[T], bytes],
+        decode: Callable[[bytes], T],
+        metrics: Metrics,
+    ) -> None:
+        """`name` tells this shelf from others, and must stay the same from process to process.
+
+        `encode` runs on another thread. `decode` raises `ValueError` for what it does not know.
+        """
+        self._spool = spool
+        self._name = name
+        self._encode = encode
+        self._decode = decode
+        self._metrics = metrics
+        self._unwritten: dict[int, T] = {}
+        self._written: set[int] = set()
+        self._stale: list[int] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+        self._log = get_logger("spool", courier=name)
+        metrics.spool_depth.labels(name).set_function(self.depth)
+
+    async def open(self) -> tuple[list[tuple[int, T]], int]:
+        """Read what an earlier process left, and begin to write.
+
+        A row that this version does not know is passed over, with a line in the log, and stays where it is.
+
+        Returns:
+            The items with their numbers, in order; and the highest number in use, from which to go on.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
+        try:
+            rows = await self._spool.load(self._name)
+        except sqlite3.Error as error:
+            raise SettingsError(f"DATA_DIR: cannot read the spool: {error}") from error
+        items = []
+        for number, payload in rows:
+            try:
+                items.append((number, self._decode(payload)))
+            except ValueError as error:
+                self._log.error("not understood, left in the spool", number=number, cause=str(error))
+        self._written.update(number for number, _ in items)
+        self._task = asyncio.create_task(self._run())
+        return items, rows[-1][0] if rows else 0
+
+    def keep(self, items: Iterable[tuple[int, T]]) -> None:
+        """Have these on the disk soon."""
+        self._unwritten.update((number, item) for number, item in items if number not in self._written)
+        self._wake.set()
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Have these off the disk soon; those that were never there cost nothing."""
+        if not self._unwritten and not self._written:
+            return
+        for number in numbers:
+            self._unwritten.pop(number, None)
+            if number in self._written:
+                self._written.remove(number)
+                self._stale.append(number)
+        if self._stale:
+            self._wake.set()
+
+    def depth(self) -> int:
+        """How many items are on the disk."""
+        return len(self._written)
+
+    async def close(self) -> int:
+        """Write what is to be written, now.
+
+        Returns:
+            How many items the disk did not take.
+        """
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._write()
+        return len(self._unwritten)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if await self._write():
+                await asyncio.sleep(GATHER_SECONDS)
+            else:
+                await asyncio.sleep(RETRY_SECONDS)
+                self._wake.set()
+
+    async def _write(self) -> bool:
+        """Bring the disk up to date; whether it let us."""
+        adding, dropping = self._unwritten, self._stale
+        if not adding and not dropping:
+            self._failing = False
+            return True
+        # What is forgotten meanwhile must be deleted after: so these count as written from here on.
+        self._unwritten, self._stale = {}, []
+        self._written.update(adding)
+        done = False
+        try:
+            await self._spool.change(self._name, self._encoded(adding), dropping)
+            done = True
+        except sqlite3.Error as error:
+            if not self._failing:  # once per trouble: the disk is asked again every second
+                self._log.error("cannot be written, carrying on from memory", cause=str(error), items=len(adding))
+            self._metrics.spool_failures.inc()
+            self._failing = True
+        finally:
+            if not done:  # cancelled, it may have happened all the same: writing a row again changes nothing
+                lost = {number: item for number, item in adding.items() if number in self._written}
+                self._written.difference_update(lost)
+                self._unwritten = lost | self._unwritten
+                self._stale = dropping + self._stale
+        if done and self._failing:
+            self._failing = False
+            self._log.info("can be written again")
+        return done
+
+    def _encoded(self, items: Mapping[int, T]) -> Iterator[tuple[int, bytes]]:
+        for number, item in items.items():
+            try:
+                yield number, self._encode(item)
+            except Exception:  # nor will the far end take it; the others must not suffer for it
+                self._log.exception("cannot be encoded, not in the spool", number=number)

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     max_frame_bytes: int = Field(default=256 * 1024, ge=1024)
     max_message_chars: int = Field(default=32_000, ge=1)
     linger_seconds: float = Field(default=60, ge=0)
+    heartbeat_seconds: float = Field(default=10, gt=0, le=3600)
+    dead_after_seconds: float = Field(default=60, gt=0, le=86_400)
     drain_seconds: float = Field(default=20, ge=0)
     replay_bytes: int = Field(default=256 * 1024, ge=0)
     slow_reader_seconds: float = Field(default=20, gt=0)
@@ -91,6 +93,8 @@ class Settings(BaseSettings):
             raise ValueError("HANDOFF_SECRET: needed with HANDOFF_URL; the same as the function's own")
         if self.handoff_secret and not HEADER_WORD.fullmatch(self.handoff_secret.get_secret_value()):
             raise ValueError("HANDOFF_SECRET: must be of ASCII letters, digits and signs, without spaces")
+        if self.dead_after_seconds <= 2 * self.heartbeat_seconds:
+            raise ValueError("DEAD_AFTER_SECONDS: must be more than twice HEARTBEAT_SECONDS: a beat may be late")
         if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
             raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
         if self.llm_provider == "openai" and not self.llm_model:

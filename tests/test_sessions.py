@@ -39,7 +39,7 @@ class House:
         self.journal = Journal(self.store, Metrics(), max_events=100)
         self.endings = Courier("endings", self._announce, batch_size=9, expected=HandoffUnavailable)
         kit = TurnKit(self.model, Registry([]), stall_seconds=PATIENCE, tool_seconds=PATIENCE, max_tool_rounds=3)
-        self.sessions = Sessions(self.store, self.journal, kit, self.endings, self.settings)
+        self.sessions = Sessions(self.store, self.journal, kit, self.endings, self.settings, "box")
         self.announced: list[tuple[SessionEnded, list[str]]] = []
         self.clients: list[Client] = []
         self._heard = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import uuid4
 
 import msgspec
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from starlette.routing import WebSocketRoute
 from chat.api import FRONTEND, SERVICE, VERSION, create_router
 from chat.courier import Courier
 from chat.endpoint import SessionSocket
+from chat.heartbeat import Heartbeat
 from chat.journal import Journal
 from chat.metrics import Metrics
 from chat.sessions import Sessions
@@ -61,6 +63,10 @@ async def open_backend(
     async with AsyncExitStack() as closing:
         store = store or await open_store(settings)
         closing.push_async_callback(store.close)
+        container_id = _life_of(settings.container_id)
+        heartbeat = Heartbeat(store, container_id, settings.heartbeat_seconds)
+        closing.push_async_callback(heartbeat.close)
+        await heartbeat.start()
         model = model or open_model(settings)
         closing.push_async_callback(model.close)
         handoff = handoff or await open_handoff(settings)
@@ -93,7 +99,7 @@ async def open_backend(
             tool_seconds=settings.tool_timeout_seconds,
             max_tool_rounds=settings.max_tool_rounds,
         )
-        sessions = Sessions(store, journal, kit, endings, settings)
+        sessions = Sessions(store, journal, kit, endings, settings, container_id)
         sessions.start()
         closing.push_async_callback(sessions.close, SESSIONS_SECONDS)
         yield Backend(_create_app(store, sessions, journal, metrics, settings), sessions)
@@ -101,6 +107,11 @@ async def open_backend(
 
 def _encode(ended: SessionEnded) -> bytes:
     return ended.to_json().encode()
+
+
+def _life_of(name: str | None) -> str:
+    """An id that no start shares: who comes back under its old name would keep alive what died with it."""
+    return f"{name}-{uuid4().hex[:8]}" if name else uuid4().hex
 
 
 def _create_app(store: Store, sessions: Sessions, journal: Journal, metrics: Metrics, settings: Settings) -> FastAPI:

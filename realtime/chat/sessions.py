@@ -51,6 +51,7 @@ class Sessions:
         kit: TurnKit,
         endings: Courier[SessionEnded] | None,
         settings: Settings,
+        container_id: str,
     ) -> None:
         """`endings` carries ended sessions to the queue; None where nobody writes summaries."""
         self._store = store
@@ -58,7 +59,7 @@ class Sessions:
         self._kit = kit
         self._endings = endings
         self._settings = settings
-        self._container_id = settings.container_id or uuid4().hex
+        self._container_id = container_id
         self._opening: dict[tuple[str, str], asyncio.Task[Session]] = {}
         self._live: dict[str, Session] = {}
         self._lingering: dict[str, asyncio.TimerHandle] = {}

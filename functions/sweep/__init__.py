@@ -1,0 +1,1 @@
+"""Ends what dead containers left open: it finds their sessions and hands them off."""

@@ -1,13 +1,21 @@
-"""The courier: what it takes arrives, in order, however often the far end fails."""
+"""The courier: what it takes arrives, in order, however often the far end fails, and whoever dies meanwhile."""
 
 import asyncio
+import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from chat.courier import Courier
+from chat.metrics import Metrics
+from chat.shelf import Shelf
+from chat.spool import Spool
+from infra.settings import SettingsError
+from tests.spooled import die, spooled, until
 
 
 class Rain(Exception):
@@ -183,3 +191,236 @@ async def test_who_asks_to_be_left_alone_is(far_end: FarEnd) -> None:
     assert loop.time() - before >= 0.2
     assert far_end.asked == [[1]] * 3
     await carrying.close(0)
+
+
+# With a spool
+
+
+class Life:
+    """A courier with small batches and a spool in this folder: one process after the other."""
+
+    def __init__(self, folder: Path, far_end: FarEnd) -> None:
+        self.folder = folder
+        self.far_end = far_end
+        self.writes = 0
+
+    async def begin(self) -> list[int]:
+        """Open what there is and start; what an earlier life left."""
+        self.spool = await Spool.open(self.folder)
+        self.courier = Courier("test", self._deliver, batch_size=3, expected=Rain)
+        shelf = Shelf(self.spool, "test", encode=b"%d".__mod__, decode=int, metrics=Metrics())
+        left = await self.courier.recover(shelf)
+        change = self.spool.change
+
+        async def counted(courier: str, add: Iterable[tuple[int, bytes]], drop: Sequence[int]) -> None:
+            self.writes += 1
+            await change(courier, add, drop)
+
+        self.spool.change = counted  # type: ignore[method-assign]
+        self.courier.start()
+        return left
+
+    async def _deliver(self, batch: Sequence[int]) -> Sequence[int]:
+        return await self.far_end.deliver(batch)
+
+    def put(self, *items: int) -> None:
+        """Give these to the courier."""
+        for item in items:
+            self.courier.put(item)
+
+    async def settle(self) -> None:
+        """Wait until all has arrived."""
+        await asyncio.wait_for(self.courier.settled(), PATIENCE)
+
+    async def on_disk(self, *items: int) -> None:
+        """Wait until the file holds these, in this order, and no others."""
+        await until(lambda: spooled(self.folder, "test") == [b"%d" % item for item in items])
+
+    async def close(self, within: float) -> int:
+        """End cleanly."""
+        lost = await self.courier.close(within)
+        await self.spool.close()
+        return lost
+
+    async def die(self) -> None:
+        """End as by kill -9."""
+        await die(self.courier, self.spool)
+
+
+@pytest.fixture
+async def life(tmp_path: Path, far_end: FarEnd) -> AsyncIterator[Life]:
+    """The first, begun; the last one ends with the test."""
+    led = Life(tmp_path, far_end)
+    await led.begin()
+    yield led
+    await led.close(within=0)
+
+
+async def test_in_good_weather_nothing_is_written(life: Life, far_end: FarEnd) -> None:
+    """Not a single write of the disk, however much is carried."""
+    for round_ in range(5):
+        life.put(*range(round_ * 10, round_ * 10 + 10))
+        await life.settle()
+    assert far_end.arrived == list(range(50))
+    assert life.writes == 0
+
+
+async def test_from_the_first_failure_on_all_that_waits_is_on_disk(life: Life, far_end: FarEnd) -> None:
+    """The batch under way, what waits behind it, and what comes after, in order; when all has arrived, nothing."""
+    gate = asyncio.Event()
+    far_end.weather.extend([Rain(), gate])
+    life.put(0, 1, 2, 3, 4)
+    await life.on_disk(0, 1, 2, 3, 4)
+    life.put(5, 6)
+    await life.on_disk(0, 1, 2, 3, 4, 5, 6)
+    gate.set()
+    await life.settle()
+    await life.on_disk()
+    assert far_end.arrived == [0, 1, 2, 3, 4, 5, 6]
+
+
+async def test_after_the_trouble_it_is_out_of_the_way(life: Life, far_end: FarEnd) -> None:
+    """Once it has caught up, nothing is written again."""
+    gate = asyncio.Event()
+    far_end.weather.extend([Rain(), gate])
+    life.put(0)
+    await life.on_disk(0)
+    gate.set()
+    await life.settle()
+    await life.on_disk()
+    before = life.writes
+    life.put(1, 2, 3)
+    await life.settle()
+    assert life.writes == before > 0
+
+
+async def test_a_delivery_that_hangs_is_trouble(life: Life, far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It neither fails nor returns: before long all that waits is on the disk, while it is still under way."""
+    monkeypatch.setattr("chat.courier.SPOOL_AFTER_SECONDS", 0.01)
+    gate = asyncio.Event()
+    far_end.weather.append(gate)
+    life.put(0, 1, 2, 3)
+    await life.on_disk(0, 1, 2, 3)
+    assert len(far_end.asked) == 1
+    gate.set()
+    await life.settle()
+    await life.on_disk()
+
+
+async def test_the_next_process_delivers_first_what_this_one_could_not(life: Life, far_end: FarEnd) -> None:
+    """After a kill: what was left, in order, and then what it takes itself; `settled` waits for both."""
+    far_end.weather.extend([Rain(), asyncio.Event()])
+    life.put(0, 1, 2, 3)
+    await life.on_disk(0, 1, 2, 3)
+    await life.die()
+    gate = asyncio.Event()
+    far_end.weather.append(gate)
+    assert await life.begin() == [0, 1, 2, 3]
+    settled, caught_up = (asyncio.create_task(wait()) for wait in (life.courier.settled, life.courier.caught_up))
+    life.put(4, 5)
+    assert life.courier.waiting() == 6
+    await life.on_disk(0, 1, 2, 3, 4, 5)
+    assert not settled.done() | caught_up.done()
+    gate.set()
+    await asyncio.wait_for(asyncio.gather(settled, caught_up), PATIENCE)
+    await life.settle()
+    await life.on_disk()
+    assert far_end.arrived == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_third_process_delivers_what_two_could_not(life: Life, far_end: FarEnd) -> None:
+    """Each adds behind what the one before it left."""
+    for number in range(3):
+        far_end.weather.extend([Rain(), asyncio.Event()])
+        life.put(number)
+        await life.on_disk(*range(number + 1))
+        await life.die()
+        far_end.weather.clear()
+        far_end.weather.extend([asyncio.Event()] if number < 2 else [])
+        await life.begin()
+    await life.settle()
+    assert far_end.arrived == [0, 1, 2]
+
+
+async def test_of_a_batch_that_was_taken_in_part_only_the_rest_is_left(life: Life, far_end: FarEnd) -> None:
+    """What arrived is not carried again by the next process."""
+    far_end.weather.extend([lambda batch: [batch[2], batch[0]], asyncio.Event()])
+    life.put(0, 1, 2, 3)
+    await life.on_disk(0, 2, 3)
+    await life.die()
+    await life.begin()
+    await life.settle()
+    assert far_end.arrived == [1, 0, 2, 3]
+
+
+async def test_equal_items_are_told_apart_by_their_number(life: Life, far_end: FarEnd) -> None:
+    """One of two that are alike is refused: one is left."""
+    far_end.weather.extend([lambda batch: batch[:1], asyncio.Event()])
+    life.put(7, 7)
+    await life.on_disk(7)
+    await life.die()
+    assert await life.begin() == [7]
+
+
+async def test_without_a_disk_it_carries_on_from_memory(
+    life: Life, far_end: FarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that cannot be written is an error in the log, and holds up nothing."""
+    monkeypatch.setattr("chat.shelf.RETRY_SECONDS", 0.01)
+    await life.spool._database.run(lambda db: db.execute("PRAGMA query_only = 1").fetchone())
+    gate = asyncio.Event()
+    far_end.weather.extend([Rain(), gate])
+    with capture_logs() as logs:
+        life.put(0, 1)
+        await until(lambda: life.writes >= 2)
+        life.put(2)
+        gate.set()
+        await life.settle()
+    assert far_end.arrived == [0, 1, 2]
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+        "cannot be written, carrying on from memory"
+    ]
+
+
+async def test_closing_leaves_to_the_next_process_what_did_not_arrive(life: Life, far_end: FarEnd) -> None:
+    """Though there was no trouble yet: nothing is lost, the log says so, and the next process delivers it."""
+    far_end.weather.append(asyncio.Event())
+    life.put(0, 1, 2, 3)
+    with capture_logs() as logs:
+        assert await life.close(within=0.01) == 0
+    assert [(line["log_level"], line["event"], line["items"]) for line in logs] == [
+        ("warning", "not delivered before the end, kept for the next start", 4)
+    ]
+    await life.on_disk(0, 1, 2, 3)
+    await life.begin()
+    await life.settle()
+    assert far_end.arrived == [0, 1, 2, 3]
+
+
+async def test_closing_after_trouble_leaves_nothing(life: Life, far_end: FarEnd) -> None:
+    """What arrived at the last moment is off the disk when the process is gone."""
+    far_end.weather.append(Rain())
+    life.put(0, 1)
+    assert await life.close(within=PATIENCE) == 0
+    assert spooled(life.folder, "test") == []
+    await life.begin()
+
+
+async def test_closing_without_a_disk_says_what_is_lost(life: Life, far_end: FarEnd) -> None:
+    """Neither the far end nor the disk took it: that is an error, and the number is told."""
+    await life.spool._database.run(lambda db: db.execute("PRAGMA query_only = 1").fetchone())
+    far_end.weather.append(asyncio.Event())
+    life.put(0, 1)
+    with capture_logs() as logs:
+        assert await life.close(within=0.01) == 2
+    assert (logs[-1]["log_level"], logs[-1]["event"], logs[-1]["items"]) == ("error", "not delivered before the end", 2)
+    await life.begin()
+
+
+async def test_a_spool_that_cannot_be_read_is_no_start(life: Life) -> None:
+    """It may hold what was promised to be kept: the start is refused in a line."""
+    with closing(sqlite3.connect(life.folder / "spool.db")) as db:
+        db.execute("DROP TABLE spool")
+    shelf = Shelf(life.spool, "test", encode=b"%d".__mod__, decode=int, metrics=Metrics())
+    with pytest.raises(SettingsError, match=r"^DATA_DIR: cannot read the spool: "):
+        await shelf.open()

@@ -11,10 +11,12 @@ from structlog.testing import capture_logs
 
 from chat.journal import Journal
 from chat.metrics import Metrics
+from chat.spool import Spool
 from infra.records import Event
 from infra.store import Store, StoreUnavailable
 from infra.store.sqlite import SqliteStore
 from tests.flaky import FlakyStore
+from tests.spooled import die, spooled, until
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 DOWN = StoreUnavailable("it rains")
@@ -277,3 +279,90 @@ async def test_a_big_crowd_goes_in_bounded_batches(
     await settle(journal)
     assert [len(batch) for batch in store.appended] == [500, 500, 201]
     assert await stored(store) == [f"{n:04}" for n in range(1201)]
+
+
+# With a spool
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    """What the journal before this one left: an event and the mode of session s, none of s2."""
+    before = await Spool.open(tmp_path)
+    offline = FlakyStore(await SqliteStore.open(tmp_path / "elsewhere.db"))
+    offline.weather.extend([DOWN, asyncio.Event()])
+    journal = Journal(offline, Metrics(), max_events=9)
+    await journal.recover(before)
+    journal.start()
+    journal.record(LEFT, 1, Told())
+    journal.record_mode("s", "analytical")
+    await until(lambda: len(spooled(tmp_path, "journal")) == 2)
+    await die(journal._courier, before)
+    await offline.close()
+    spool = await Spool.open(tmp_path)
+    yield spool
+    await spool.close()
+
+
+LEFT = Event(
+    event_id="left",
+    session_id="s",
+    turn_id="t",
+    role="tool",
+    content="Grüße, 世界 \0",
+    timestamp=DAWN,
+    metadata={"kind": "call", "arguments": {"n": 2**70, "x": [None, 1.5, True]}},
+)
+
+
+async def test_what_an_earlier_process_left_is_stored_as_it_was_recorded(
+    store: FlakyStore, journal: Journal, spool: Spool
+) -> None:
+    """To the microsecond and the last character, before anything else, and nobody is told: who asked is gone."""
+    gate = asyncio.Event()
+    store.weather.append(gate)
+    successor, told = Journal(store, Metrics(), max_events=3), Told()
+    await successor.recover(spool)
+    successor.start()
+    successor.record(event("after"), 5, told)
+    assert successor.is_full(), "what is left counts"
+    await asyncio.wait_for(store.reached.wait(), PATIENCE)
+    gate.set()
+    await settle(successor)
+    assert store.appended[0][0] == LEFT
+    assert (await stored(store))[1:] == ["after"]
+    row = await store.session("s")
+    assert row
+    assert row.mode == "analytical"
+    assert told.through == [5]
+    await successor.close(within=1)
+
+
+async def test_only_a_session_that_was_left_something_waits_for_it(store: FlakyStore, spool: Spool) -> None:
+    """Another one's history is whole already; and what comes after is not waited for."""
+    gate, never = asyncio.Event(), asyncio.Event()
+    store.weather.extend([gate, None, never])
+    journal = Journal(store, Metrics(), max_events=3)
+    await journal.recover(spool)
+    journal.start()
+    await asyncio.wait_for(journal.caught_up("s2"), PATIENCE)
+    caught_up = asyncio.create_task(journal.caught_up("s"))
+    await asyncio.wait_for(store.reached.wait(), PATIENCE)
+    assert not caught_up.done()
+    journal.record(event("after"), 1, Told())
+    gate.set()
+    await asyncio.wait_for(caught_up, PATIENCE)
+    assert len(await stored(store)) == 1
+    await journal.close(within=0)
+
+
+async def test_what_waits_is_counted(store: FlakyStore, spool: Spool) -> None:
+    """The metrics say how much waits for the store, and how much of it is on the disk."""
+    metrics = Metrics()
+    store.weather.append(asyncio.Event())
+    journal = Journal(store, metrics, max_events=3)
+    await journal.recover(spool)
+    journal.start()
+    lines = metrics.exposition().decode().splitlines()
+    assert "realtime_journal_depth 2.0" in lines
+    assert 'realtime_spool_depth{courier="journal"} 2.0' in lines
+    await journal.close(within=0)

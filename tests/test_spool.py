@@ -186,21 +186,26 @@ async def test_what_is_kept_is_on_the_disk_and_what_is_forgotten_is_not(shelf: S
     assert shelf.depth() == 1
 
 
+@pytest.mark.parametrize("fails", [False, True])
 async def test_what_is_forgotten_while_it_is_written_is_not_left(
-    shelf: Shelf[str], spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf[str], spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """It arrived before its copy was on the disk: the copy goes, too."""
-    written, go_on = asyncio.Event(), asyncio.Event()
+    """It arrived before its copy was on the disk: the copy goes, too, and is not made again where the write failed."""
+    began, go_on = asyncio.Event(), asyncio.Event()
     change = spool.change
 
     async def slowly(courier: str, add: Iterable[tuple[int, bytes]], drop: Sequence[int]) -> None:
-        await change(courier, add, drop)
-        written.set()
+        first = not began.is_set()
+        if not (first and fails):
+            await change(courier, add, drop)
+        began.set()
         await go_on.wait()
+        if first and fails:
+            raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(spool, "change", slowly)
     shelf.keep([(1, "one"), (2, "two")])
-    await asyncio.wait_for(written.wait(), PATIENCE)
+    await asyncio.wait_for(began.wait(), PATIENCE)
     shelf.forget([1])
     go_on.set()
     await until(lambda: spooled(folder, "c") == [b"two"])
@@ -215,8 +220,11 @@ async def test_a_disk_that_lets_us_not_is_told_of_once(spool: Spool, folder: Pat
     def failures() -> float:
         return float(metrics.exposition().decode().split("\nrealtime_spool_failures_total ")[1].split()[0])
 
+    shelf.keep([(0, "zero")])
+    await until(lambda: spooled(folder, "c") == [b"zero"])
     with capture_logs() as logs:
         with in_somebody_elses_hands(folder):
+            shelf.forget([0])
             shelf.keep([(1, "one"), (2, "two")])
             await until(lambda: failures() >= 3)
             shelf.forget([1])

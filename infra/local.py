@@ -1,7 +1,7 @@
-"""The whole product on this machine, by one command: the container, an SQS endpoint, and the function behind it.
+"""The whole product on this machine, by one command: the container, an SQS endpoint, and the functions.
 
-It starts the halves by name, as the cloud does, and imports neither: the container as a process, the function by the
-handler string of `serverless.yml`.
+It starts the halves by name, as the cloud does, and imports neither: the container as a process, the functions by the
+handler strings of `serverless.yml`.
 """
 
 import importlib
@@ -28,6 +28,7 @@ from infra.event_source import EventSource, Handler
 from infra.handoff import sqs_client
 from infra.settings import Settings, SettingsError, load_settings
 from infra.telemetry import configure_logging
+from infra.timer import Timer
 
 ROOT = Path(__file__).resolve().parents[1]
 STACK = "realtime-ai-backend-local"
@@ -39,6 +40,8 @@ LOCAL_DRAIN_SECONDS = 0.5
 """How long the container's running replies may finish: whoever presses Ctrl-C at a terminal does not wait for them."""
 DRAIN_SECONDS = 0.5
 """Together with one poll of the queue these stay within the five seconds in which all must be gone."""
+SWEEP_SECONDS = 5.0
+"""The schedule of `serverless.yml` is slower: here somebody waits for it, and it asks a file next door."""
 
 MOTO_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 """The emulator takes any credentials, but boto3 wants some; real ones have no business there."""
@@ -70,6 +73,8 @@ def run(settings: Settings, stopping: threading.Event) -> int:
             endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
         queue_url = f"{endpoint}/{QUEUE_PATH}"
         settings = settings.model_copy(update={"aws_endpoint_url": endpoint, "disconnect_queue_url": queue_url})
+        os.environ |= {"AWS_ENDPOINT_URL": endpoint, "DISCONNECT_QUEUE_URL": queue_url}
+    os.environ |= pace(settings)
     # The container comes first: it needs about as long as the emulator, and it is the one that may not be able to.
     container = start_container(settings)
     with ExitStack() as ending:
@@ -78,12 +83,26 @@ def run(settings: Settings, stopping: threading.Event) -> int:
         if wait_until_healthy(settings, container, stopping):
             if source:
                 source.start()
+            timer = Timer(load_handler("sweep"), SWEEP_SECONDS)
+            ending.callback(timer.stop)
+            timer.start()  # with what the last stack left open, if it was killed
             print(_welcome(settings), flush=True)
             while container.poll() is None and not stopping.wait(0.2):
                 pass
+            timer.stop()
             # What ends in the container is announced on the queue, and summarised from there: so it stops first.
             stop_container(container)
     return 0 if stopping.is_set() else container.returncode or 1
+
+
+def pace(settings: Settings) -> dict[str, str]:
+    """What has a stack that was killed swept soon after its next start, unless the settings have a pace of their own.
+
+    Only for a file of ours: in a Supabase may be containers elsewhere, which beat more slowly and would pass for dead.
+    """
+    if settings.supabase_url or settings.model_fields_set & {"heartbeat_seconds", "dead_after_seconds"}:
+        return {}
+    return {"HEARTBEAT_SECONDS": "1", "DEAD_AFTER_SECONDS": "5"}
 
 
 def start_function(settings: Settings, ending: ExitStack) -> EventSource:
@@ -126,9 +145,6 @@ def load_handler(function: str) -> Handler:
 def start_container(settings: Settings) -> subprocess.Popen[bytes]:
     """Start the realtime container's process, in a session of its own: Ctrl-C is ours to pass on."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "realtime"), str(ROOT)])}
-    if settings.disconnect_queue_url:
-        environment |= {"DISCONNECT_QUEUE_URL": settings.disconnect_queue_url}
-        environment |= {"AWS_ENDPOINT_URL": settings.aws_endpoint_url or ""}
     if "drain_seconds" not in settings.model_fields_set:
         environment |= {"DRAIN_SECONDS": str(LOCAL_DRAIN_SECONDS)}
     return subprocess.Popen([sys.executable, "-m", "chat"], env=environment, start_new_session=True)

@@ -57,6 +57,7 @@ def _no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real waits, a thousand times as fast."""
     monkeypatch.setattr("chat.courier.FIRST_RETRY_SECONDS", 0.0001)
     monkeypatch.setattr("chat.courier.MOST_RETRY_SECONDS", 0.005)
+    monkeypatch.setattr("chat.shelf.GATHER_SECONDS", 0)
 
 
 @pytest.fixture

@@ -165,6 +165,15 @@ def _not_a_database(folder: Path) -> None:
     (folder / "spool.db").write_text("I am no database. " * 100)
 
 
+def _clear_the_way(folder: Path) -> None:
+    if folder.is_file():
+        folder.unlink()
+    elif (path := folder / "spool.db").is_dir():
+        path.rmdir()
+    else:
+        path.unlink()
+
+
 @pytest.mark.parametrize("spoil", [_a_file_in_the_way, _a_folder_in_the_way, _not_a_database])
 async def test_a_place_that_cannot_be_used_is_named(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     """The message names the setting and the file; and once it is mended nothing is in the way."""
@@ -173,7 +182,7 @@ async def test_a_place_that_cannot_be_used_is_named(tmp_path: Path, spoil: Calla
     with pytest.raises(SettingsError) as refused:
         await Spool.open(folder)
     assert str(refused.value).startswith(f"DATA_DIR: cannot use {folder / 'spool.db'}: ")
-    folder.rename(tmp_path / "aside")
+    _clear_the_way(folder)
     await (await Spool.open(folder)).close()
 
 
@@ -209,6 +218,7 @@ async def test_what_is_forgotten_while_it_is_written_is_not_left(
     shelf.forget([1])
     go_on.set()
     await until(lambda: spooled(folder, "c") == [b"two"])
+    assert shelf.depth() == 1
 
 
 async def test_a_disk_that_lets_us_not_is_told_of_once(spool: Spool, folder: Path) -> None:

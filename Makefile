@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPATH := realtime:.
 
 .DEFAULT_GOAL := help
-.PHONY: help run container supabase edge test lint format bench clean
+.PHONY: help run container supabase edge test lint format bench chaos clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ format: .venv/test.stamp ## Put the code into shape
 
 bench: .venv/test.stamp node_modules/stamp ## Measure this server beside a bare uvicorn loop
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: .venv/test.stamp node_modules/stamp ## Kill everything at random under load, and count what was lost
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 clean: ## Remove what was installed, but no data
 	rm -rf .venv node_modules .serverless .pytest_cache .mypy_cache .ruff_cache

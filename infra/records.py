@@ -73,7 +73,10 @@ class UserStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
-    """An open session whose container is dead; `last_time` is its last event's time, or its start if it has none."""
+    """An open session that nobody may be taking care of.
+
+    `last_time` is its last event's time, or its start if it has none.
+    """
 
     session_id: str
     epoch: int

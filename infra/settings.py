@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     max_message_chars: int = Field(default=32_000, ge=1)
     linger_seconds: float = Field(default=60, ge=0)
     heartbeat_seconds: float = Field(default=10, gt=0, le=3600)
+    reconcile_seconds: float = Field(default=60, gt=0)
     dead_after_seconds: float = Field(default=60, gt=0, le=86_400)
     drain_seconds: float = Field(default=20, ge=0)
     replay_bytes: int = Field(default=256 * 1024, ge=0)

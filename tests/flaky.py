@@ -104,6 +104,11 @@ class FlakyStore:
         await self._meet_the_weather()
         return await self._store.orphans(seen_before=seen_before, limit=limit)
 
+    async def open_sessions(self, container_id: str, *, limit: int) -> list[Orphan]:
+        """See `Store.open_sessions`."""
+        await self._meet_the_weather()
+        return await self._store.open_sessions(container_id, limit=limit)
+
     async def close(self) -> None:
         """See `Store.close`."""
         await self._store.close()

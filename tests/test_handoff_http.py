@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from infra.handoff import HandoffUnavailable, SqsHandoff, open_handoff
-from infra.handoff_http import HttpHandoff
+from infra.handoff.http import HttpHandoff
 from infra.records import SessionEnded, utc_now
 from infra.settings import Settings
 from tests.client import PATIENCE, ChatClient

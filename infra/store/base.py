@@ -106,5 +106,8 @@ class Store(Protocol):
         nobody's orphans.
         """
 
+    async def open_sessions(self, container_id: str, *, limit: int) -> list[Orphan]:
+        """The container's sessions that have no end, the longest silent first."""
+
     async def close(self) -> None:
         """Let go of connections and threads. The store is of no use afterwards."""

@@ -187,20 +187,23 @@ class SqliteStore:
 
     async def orphans(self, *, seen_before: datetime, limit: int) -> list[Orphan]:
         """See `Store.orphans`."""
-        rows = await self._run(
-            lambda db: db.execute(
-                """
-                SELECT s.session_id, s.epoch, coalesce(
-                    (SELECT e.timestamp FROM events e WHERE e.session_id = s.session_id ORDER BY e.id DESC LIMIT 1),
-                    s.start_time) AS last_time
-                FROM sessions s
-                WHERE s.end_time IS NULL AND s.container_id IS NOT NULL AND NOT EXISTS
-                    (SELECT 1 FROM containers c WHERE c.container_id = s.container_id AND c.seen_at >= ?)
-                ORDER BY last_time, s.session_id LIMIT ?
-                """,
-                (_text(seen_before), limit),
-            ).fetchall()
-        )
+        dead = """s.container_id IS NOT NULL AND NOT EXISTS
+            (SELECT 1 FROM containers c WHERE c.container_id = s.container_id AND c.seen_at >= ?)"""
+        return await self._open(dead, _text(seen_before), limit)
+
+    async def open_sessions(self, container_id: str, *, limit: int) -> list[Orphan]:
+        """See `Store.open_sessions`."""
+        return await self._open("s.container_id = ?", container_id, limit)
+
+    async def _open(self, condition: str, value: str, limit: int) -> list[Orphan]:
+        query = f"""
+            SELECT s.session_id, s.epoch, coalesce(
+                (SELECT e.timestamp FROM events e WHERE e.session_id = s.session_id ORDER BY e.id DESC LIMIT 1),
+                s.start_time) AS last_time
+            FROM sessions s WHERE s.end_time IS NULL AND {condition}
+            ORDER BY last_time, s.session_id LIMIT ?
+            """
+        rows = await self._run(lambda db: db.execute(query, (value, limit)).fetchall())
         return [
             Orphan(
                 session_id=row["session_id"],

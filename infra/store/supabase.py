@@ -208,11 +208,12 @@ class SupabaseStore:
     async def orphans(self, *, seen_before: datetime, limit: int) -> list[Orphan]:
         """See `Store.orphans`. Of many, the server's cap on rows may leave the youngest out."""
         parameters = {"p_seen_before": seen_before.isoformat(), "p_limit": limit}
-        rows = await self._run(self._client.rpc("orphans", parameters))
-        return [
-            Orphan(session_id=row["session_id"], epoch=row["epoch"], last_time=datetime.fromisoformat(row["last_time"]))
-            for row in rows
-        ]
+        return [_orphan(row) for row in await self._run(self._client.rpc("orphans", parameters))]
+
+    async def open_sessions(self, container_id: str, *, limit: int) -> list[Orphan]:
+        """See `Store.open_sessions`. Of many, the server's cap on rows may leave the youngest out."""
+        parameters = {"p_container_id": container_id, "p_limit": limit}
+        return [_orphan(row) for row in await self._run(self._client.rpc("open_sessions", parameters))]
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -234,6 +235,11 @@ def is_service_key(key: str) -> bool:
 def _session(row: Mapping[str, Any]) -> Session:
     fields = {name: row[name] for name in Session.__struct_fields__}
     return Session(**fields | {name: _moment(row[name]) for name in ("start_time", "end_time")})
+
+
+def _orphan(row: Mapping[str, Any]) -> Orphan:
+    moment = datetime.fromisoformat(row["last_time"])
+    return Orphan(session_id=row["session_id"], epoch=row["epoch"], last_time=moment)
 
 
 def _event(row: Mapping[str, Any]) -> Event:

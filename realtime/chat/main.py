@@ -16,6 +16,7 @@ from chat.endpoint import SessionSocket
 from chat.heartbeat import Heartbeat
 from chat.journal import Journal
 from chat.metrics import Metrics
+from chat.reconciler import Reconciler
 from chat.sessions import Sessions
 from chat.shelf import Shelf
 from chat.spool import Spool
@@ -102,6 +103,10 @@ async def open_backend(
         sessions = Sessions(store, journal, kit, endings, settings, container_id)
         sessions.start()
         closing.push_async_callback(sessions.close, SESSIONS_SECONDS)
+        if endings:
+            reconciler = Reconciler(store, container_id, sessions.is_known, endings, settings.reconcile_seconds)
+            closing.push_async_callback(reconciler.close)
+            reconciler.start()
         yield Backend(_create_app(store, sessions, journal, metrics, settings), sessions)
 
 

@@ -97,6 +97,11 @@ class Sessions:
         else:
             self._linger(session, self._settings.linger_seconds)
 
+    def is_known(self, session_id: str) -> bool:
+        """Whether the session is live here, or is being opened or ended."""
+        opening = any(asked[0] == session_id for asked in self._opening)
+        return opening or session_id in self._live or session_id in self._leaving
+
     def is_draining(self) -> bool:
         """Whether this container goes away, and takes no more sockets."""
         return self._closing

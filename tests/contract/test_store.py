@@ -473,6 +473,20 @@ async def test_the_figures_of_an_unknown_user(store: Store) -> None:
     assert await store.user_stats(fresh("u")) == UserStats(sessions=0, messages=0, minutes=0.0, last_seen=None)
 
 
+async def test_the_open_sessions_of_one_container(store: Store) -> None:
+    """Only its own, only those without an end, the longest silent first, no more than asked for."""
+    box = fresh("box")
+    silent, ended, spoken = [await opened_in(store, box) for _ in range(3)]
+    other = await opened_in(store, fresh("box"))
+    await store.append([an_event(spoken.session_id, timestamp=LONG_AGO + MINUTE)])
+    await end(store, ended)
+    expected = [orphaned(silent, LONG_AGO), orphaned(spoken, LONG_AGO + MINUTE)]
+    assert await store.open_sessions(box, limit=10) == expected
+    assert await store.open_sessions(box, limit=1) == expected[:1]
+    assert await store.open_sessions(fresh("box"), limit=10) == []
+    await end(store, silent, spoken, other)
+
+
 def test_the_kinds_of_failure_can_be_told_apart() -> None:
     """Each is a `StoreError`, and none is another."""
     kinds = StoreError.__subclasses__()

@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from infra.handoff_http import HttpHandoff
+from infra.handoff.http import HttpHandoff
 from infra.records import SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
 from tests.client import PATIENCE, ChatClient

@@ -1,35 +1,12 @@
-"""The one message that passes between the halves, on its way out: `SessionEnded` onto a queue, or by HTTP."""
+"""The hand-off onto an SQS queue."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from infra.handoff.base import HandoffUnavailable
 from infra.records import SessionEnded
 from infra.settings import Settings
-
-SQS_BATCH = 10
-"""Entries in one SendMessageBatch: SQS takes no more."""
-
-
-class HandoffUnavailable(Exception):
-    """None of the messages was taken; they may be later."""
-
-
-class Handoff(Protocol):
-    """Where ended sessions are announced, at least once each."""
-
-    async def send(self, ended: Sequence[SessionEnded]) -> list[SessionEnded]:
-        """Announce them, at most `SQS_BATCH` at once.
-
-        Returns:
-            Those that were not taken and should be sent again; empty when all is well.
-
-        Raises:
-            HandoffUnavailable: none was taken.
-        """
-
-    async def close(self) -> None:
-        """Let go of connections."""
 
 
 class SqsHandoff:
@@ -76,12 +53,3 @@ def sqs_client(settings: Settings) -> Any:
         endpoint_url=settings.aws_endpoint_url,
         config=Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1}),
     )
-
-
-async def open_handoff(settings: Settings) -> Handoff | None:
-    """The hand-off these settings name, or None: then ended sessions are not summarised."""
-    if settings.handoff_url:
-        from infra.handoff_http import HttpHandoff
-
-        return HttpHandoff.connect(settings)
-    return await SqsHandoff.connect(settings) if settings.disconnect_queue_url else None

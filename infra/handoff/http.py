@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import httpx
 import msgspec
 
-from infra.handoff import SQS_BATCH, HandoffUnavailable
+from infra.handoff.base import SQS_BATCH, HandoffUnavailable
 from infra.records import SessionEnded
 from infra.settings import Settings
 from infra.telemetry import get_logger

@@ -1,0 +1,78 @@
+"""Finds the sessions that the store holds open for this container and that nobody here knows: their ends got lost.
+
+A queue that lost its messages, a function that never came to an end with one, an opening whose answer came too late:
+whatever it was, the session is announced as ended once more. The function bears with what it has done already.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from chat.courier import Courier
+from infra.records import Orphan, SessionEnded
+from infra.store import Store, StoreError
+from infra.telemetry import get_logger
+
+MOST = 500
+"""Sessions looked at in one round; the rest come in later ones."""
+
+log = get_logger("reconciler")
+
+
+class Reconciler:
+    """Looks every so often. What it sees twice in a row is forgotten; once, it may be on its way."""
+
+    def __init__(
+        self,
+        store: Store,
+        container_id: str,
+        is_known: Callable[[str], bool],
+        endings: Courier[SessionEnded],
+        every_seconds: float,
+    ) -> None:
+        """`is_known` says of a session id whether the session is live here, or is being opened or ended."""
+        self._store = store
+        self._container_id = container_id
+        self._is_known = is_known
+        self._endings = endings
+        self._every_seconds = every_seconds
+        self._suspects: set[tuple[str, int]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look, on the running loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_seconds)
+            try:
+                await self.look()
+            except StoreError as error:
+                log.warning("store unavailable, will look again", cause=str(error))
+            except Exception:
+                log.exception("failed unexpectedly, will look again")
+
+    async def look(self) -> None:
+        """One round.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        rows = await self._store.open_sessions(self._container_id, limit=MOST)
+        unknown = {(row.session_id, row.epoch): row for row in rows if not self._is_known(row.session_id)}
+        forgotten = self._suspects & unknown.keys()
+        for key in forgotten:
+            self._endings.put(_ended(unknown[key]))
+        if forgotten:
+            log.warning("announced again", sessions=len(forgotten))
+        self._suspects = unknown.keys() - forgotten
+
+
+def _ended(row: Orphan) -> SessionEnded:
+    return SessionEnded(session_id=row.session_id, epoch=row.epoch, ended_at=row.last_time, reason="dropped")

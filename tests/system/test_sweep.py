@@ -8,9 +8,13 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
+
+from infra.records import utc_now
 from tests.client import ChatClient
-from tests.supabase import free_port
+from tests.supabase import Supabase, free_port, open_store
 from tests.system.test_http import get
 from tests.system.test_local import children, local_stack, summarised
 
@@ -79,3 +83,18 @@ async def test_a_killed_stack_is_swept_up_by_the_next(tmp_path: Path) -> None:
         assert (row["epoch"], row["end_time"]) == (1, None)
     with database(tmp_path) as db:
         assert sorted(db.execute("SELECT session_id FROM written")) == [("killed",), ("live",), ("orphan",)]
+
+
+async def test_adopted_sessions_are_nobodys_orphans(supabase: Supabase) -> None:
+    """In Supabase, too: of two open rows that are alike, the one that was in a container is found, the other is not."""
+    adopted, ours = f"adopted-{uuid4().hex}", f"ours-{uuid4().hex}"
+    headers = {"apikey": supabase.service_key, "Authorization": f"Bearer {supabase.service_key}"}
+    async with httpx.AsyncClient(base_url=f"{supabase.url}/rest/v1", headers=headers) as http:
+        for session_id, container_id in ((adopted, None), (ours, "never there")):
+            row = {"session_id": session_id, "start_time": "1900-01-02T00:00:00Z", "container_id": container_id}
+            assert (await http.post("/sessions", json=row)).is_success
+        store = await open_store(supabase.url, supabase.service_key)
+        found = {orphan.session_id for orphan in await store.orphans(seen_before=utc_now(), limit=100)}
+        await store.close()
+        await http.delete(f"/sessions?session_id=in.({adopted},{ours})")
+    assert found & {adopted, ours} == {ours}

@@ -499,13 +499,13 @@ def test_a_position_that_is_not_of_this_stream_starts_over(epoch: int, after: in
 def test_a_position_older_than_what_is_kept_starts_over() -> None:
     """The buffer is bounded in bytes; one that is too far behind is told so, and gets the history."""
     talk = running()
-    for _ in range(200):
+    for _ in range(400):
         talk.receive(TokenCame("id1", "word "))
     behind, *_ = resume(talk, 1)
     assert not behind.resumed
-    near, token = resume(talk, 190)
+    near, token = resume(talk, 390)
     assert near.resumed
-    assert token == Token(201, "id1", "word " * 11)
+    assert token == Token(401, "id1", "word " * 11)
 
 
 def test_a_refused_frame_is_told_to_its_sender() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat.protocol import Done, Saved, StreamFrame, Token, Usage
-from chat.replay import TOKEN_BYTES, Replay
+from chat.replay import FORGET_TOKENS, TOKEN_BYTES, Replay
 from tests.hypothesis_profile import lenient
 
 
@@ -44,14 +44,28 @@ def test_adjacent_tokens_are_joined_and_the_last_seq_is_kept() -> None:
 
 def test_the_oldest_go_when_the_bytes_are_used_up() -> None:
     """It is bytes that are bounded, not frames; one frame larger than all of it is still kept."""
-    replay = Replay(10 * TOKEN_BYTES)
-    for seq in range(1, 101):
+    replay = Replay(200 * TOKEN_BYTES)
+    for seq in range(1, 1001):
         replay.add(Token(seq, "t", "x" * TOKEN_BYTES))
-    assert [replay.reaches(seq) for seq in (0, 94, 95, 100)] == [False, False, True, True]
-    assert replay.after(95) == [Token(100, "t", "x" * 5 * TOKEN_BYTES)]
-    replay.add(Token(101, "t", "y" * 100 * TOKEN_BYTES))
-    assert replay.reaches(100)
-    assert not replay.reaches(99)
+    kept = [seq for seq in range(1001) if replay.reaches(seq)]
+    assert 1000 - 100 <= kept[0] <= 1000 - 100 + FORGET_TOKENS
+    assert replay.after(kept[0]) == [Token(1000, "t", "x" * TOKEN_BYTES * (1000 - kept[0]))]
+    replay.add(Token(1001, "t", "y" * 300 * TOKEN_BYTES))
+    assert replay.reaches(1000)
+    assert not replay.reaches(999)
+    replay.add(Saved(1002, 1))
+    assert replay.after(1001) == [Saved(1002, 1)]
+    assert not replay.reaches(1000)
+
+
+def test_numbers_that_others_replies_took_are_no_gap() -> None:
+    """A `seq` that went to one connection alone is missing in the stream, and nothing else is."""
+    replay = Replay(10**6)
+    for seq in (1, 2, 5, 6, 9):
+        replay.add(Token(seq, "t", f"{seq} "))
+    assert replay.after(0) == [Token(9, "t", "1 2 5 6 9 ")]
+    assert replay.after(2) == replay.after(3) == replay.after(4) == [Token(9, "t", "5 6 9 ")]
+    assert replay.after(5) == [Token(9, "t", "6 9 ")]
 
 
 def test_it_reaches_back_to_the_beginning_until_something_goes() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 import websockets
 
+from tests.bench import resume
 from tests.bench.load import connect, drive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,7 +248,22 @@ def bench_supabase(table: Table, rounds: int) -> None:
         table.add(f"Supabase, {supabase.SESSIONS} sessions", "done to saved p99, ms", p99)
 
 
-PARTS = {"streaming": bench_streaming, "supabase": bench_supabase}
+def bench_resume(table: Table, rounds: int) -> None:
+    """Coming back: one long turn again, and everybody at once."""
+    with running("ours", 0.0) as server:
+        progress("resume: a long turn")
+        cost = uvloop.run(resume.long_turn(server.port, server.cpu_seconds))
+    table.add(f"resume, {resume.WORDS} tokens", "CPU, ms", cost, None, "<= 5 ms", lambda ours, _: ours <= 5)
+    waits = []
+    for number in range(rounds):
+        progress(f"resume: {SESSIONS} clients at once, round {number + 1} of {rounds}")
+        with running("ours", 0.0) as server:
+            waits.append(uvloop.run(resume.everybody_at_once(server.port, SESSIONS)) * 1e3)
+    name = f"resume, {SESSIONS} clients at once"
+    table.add(name, "until resumed p99, ms", statistics.median(waits), None, "<= 2 s", lambda ours, _: ours <= 2000)
+
+
+PARTS = {"streaming": bench_streaming, "resume": bench_resume, "supabase": bench_supabase}
 
 
 def main() -> None:

@@ -31,7 +31,9 @@ async def run(world: World, kills: int, clients: int, dice: random.Random) -> li
     database = world.postgres.url()
     await asyncio.to_thread(_wait_for_summaries, database)
     found = await asyncio.to_thread(losses, database, crowd.everybody)
-    report = {"kills": f"{kills}  ({', '.join(f'{name} {number}' for name, number in sorted(killed.items()))})"}
+    report: dict[str, object] = {
+        "kills": f"{kills}  ({', '.join(f'{name} {number}' for name, number in sorted(killed.items()))})"
+    }
     report |= {"visitors": len(crowd.everybody)} | totals(crowd.everybody)
     report |= {"losses": len(found), "took": f"{time.monotonic() - began:.0f} s"}
     for name, value in report.items():

@@ -70,7 +70,8 @@ class Replay:
             return some > 0
         if len(self._kept) == 1:
             return False
-        frame, size = self._kept.popleft()
+        self._kept.popleft()
+        frame, size = oldest
         self._bytes -= size
         self._reaches = frame.seq
         return True

@@ -1,6 +1,7 @@
 """A client that never gives up, and notes what it was promised: it does what the page does, as plainly as can be."""
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +62,7 @@ class Visitor:
             await self._client.websocket.close(1000)
             if self._client.websocket.close_code == 1000:
                 return
-            self._client = None
+            self._lose()
 
     def drop(self) -> None:
         """Lose the connection, as a network does."""
@@ -87,22 +88,20 @@ class Visitor:
             if self._client:
                 await self._client.send(frame)
         except WebSocketException:
-            self._client = None
+            self._lose()
 
     async def _keep_connected(self) -> None:
         while self._client is None:
             query: dict[str, str] = {"user_id": self.session_id}
             if self._position:
                 query |= {"epoch": str(self._position[0]), "after": str(self._position[1])}
-            try:
-                client = await ChatClient.connect(self._url, self.session_id, **query)
-                frame = await client.next()
+            with contextlib.suppress(OSError, WebSocketException, TimeoutError):
+                self._client = await ChatClient.connect(self._url, self.session_id, **query)
+                frame = await self._client.next()
                 if frame["type"] == "ready":
-                    self._client = client
                     self._ready(frame)
                     return
-            except (OSError, WebSocketException, TimeoutError):
-                pass
+            self._lose()
             await asyncio.sleep(self._dice.uniform(*RETRY_SECONDS))
 
     async def _step(self) -> None:
@@ -112,6 +111,12 @@ class Visitor:
         try:
             self._take(await self._client.next())
         except (WebSocketException, TimeoutError):
+            self._lose()
+
+    def _lose(self) -> None:
+        """Let the socket go: one that is kept open by nobody would keep its session open."""
+        if self._client:
+            self._client.websocket.transport.abort()
             self._client = None
 
     def _ready(self, frame: Frame) -> None:

@@ -198,7 +198,7 @@ class SupabaseStore:
         """See `Store.beat`."""
         row = {"container_id": container_id, "seen_at": at.isoformat()}
         table = self._client.table("containers")
-        await self._run(table.upsert(row, on_conflict="container_id", returning=ReturnMethod.minimal))
+        await self._run(table.upsert(row, returning=ReturnMethod.minimal))
 
     async def depart(self, container_id: str) -> None:
         """See `Store.depart`."""

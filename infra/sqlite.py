@@ -33,7 +33,7 @@ class Database:
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(thread, _connect, path, schema, busy_seconds)
+            connection = await asyncio.get_running_loop().run_in_executor(thread, connect, path, schema, busy_seconds)
         except BaseException:
             thread.shutdown(wait=False)
             raise
@@ -54,7 +54,8 @@ class Database:
         self._thread.shutdown(wait=False)
 
 
-def _connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.Connection:
+def connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.Connection:
+    """Open the file on this thread; see `Database.open`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=busy_seconds, check_same_thread=False)
     try:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -57,7 +57,6 @@ def _no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real waits, a thousand times as fast."""
     monkeypatch.setattr("chat.courier.FIRST_RETRY_SECONDS", 0.0001)
     monkeypatch.setattr("chat.courier.MOST_RETRY_SECONDS", 0.005)
-    monkeypatch.setattr("chat.shelf.GATHER_SECONDS", 0)
 
 
 @pytest.fixture
@@ -203,7 +202,6 @@ class Life:
     def __init__(self, folder: Path, far_end: FarEnd) -> None:
         self.folder = folder
         self.far_end = far_end
-        self.writes = 0
 
     async def begin(self) -> list[int]:
         """Open what there is and start; what an earlier life left."""
@@ -211,13 +209,6 @@ class Life:
         self.courier = Courier("test", self._deliver, batch_size=3, expected=Rain)
         shelf = Shelf(self.spool, "test", encode=b"%d".__mod__, decode=int, metrics=Metrics())
         left = await self.courier.recover(shelf)
-        change = self.spool.change
-
-        async def counted(courier: str, add: Iterable[tuple[int, bytes]], drop: Sequence[int]) -> None:
-            self.writes += 1
-            await change(courier, add, drop)
-
-        self.spool.change = counted  # type: ignore[method-assign]
         self.courier.start()
         return left
 
@@ -233,18 +224,6 @@ class Life:
         """Wait until all has arrived."""
         await asyncio.wait_for(self.courier.settled(), PATIENCE)
 
-    async def carry_slowly(self, *items: int) -> None:
-        """Put these, and let some time pass before they arrive: a write that is due would begin."""
-        gate = asyncio.Event()
-        self.far_end.weather.append(gate)
-        self.far_end.reached.clear()
-        self.put(*items)
-        await asyncio.wait_for(self.far_end.reached.wait(), PATIENCE)
-        for _ in range(10):
-            await asyncio.sleep(0)
-        gate.set()
-        await self.settle()
-
     async def on_disk(self, *items: int) -> None:
         """Wait until the file holds these, in this order, and no others."""
         await until(lambda: spooled(self.folder, "test") == [b"%d" % item for item in items])
@@ -256,67 +235,33 @@ class Life:
         return lost
 
     async def die(self) -> None:
-        """End as by kill -9."""
+        """End as by kill -9, once it has met the weather that waits for it."""
+        await until(lambda: not self.far_end.weather)
         await die(self.courier, self.spool)
 
 
 @pytest.fixture
-async def life(tmp_path: Path, far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Life]:
-    """The first, begun; the last one ends with the test. What hangs is no trouble, unless a test says so."""
-    monkeypatch.setattr("chat.courier.SPOOL_AFTER_SECONDS", 1000)
+async def life(tmp_path: Path, far_end: FarEnd) -> AsyncIterator[Life]:
+    """The first, begun; the last one ends with the test."""
     led = Life(tmp_path, far_end)
     await led.begin()
     yield led
     await led.close(within=0)
 
 
-async def test_in_good_weather_nothing_is_written(life: Life, far_end: FarEnd) -> None:
-    """Not a single write of the disk, however much is carried."""
-    for round_ in range(5):
-        await life.carry_slowly(*range(round_ * 10, round_ * 10 + 10))
-    assert far_end.arrived == list(range(50))
-    assert life.writes == 0
-
-
-async def test_from_the_first_failure_on_all_that_waits_is_on_disk(life: Life, far_end: FarEnd) -> None:
-    """The batch under way, what waits behind it, and what comes after, in order; when all has arrived, nothing."""
+async def test_what_is_put_is_on_disk_and_what_has_arrived_is_not(life: Life, far_end: FarEnd) -> None:
+    """On the disk before `put` returns, whatever the weather; off it when it has arrived, batch by batch."""
     gate = asyncio.Event()
-    far_end.weather.extend([Rain(), gate])
+    far_end.weather.extend([Rain(), lambda batch: (), gate])
     life.put(0, 1, 2, 3, 4)
-    await life.on_disk(0, 1, 2, 3, 4)
+    assert spooled(life.folder, "test") == [b"0", b"1", b"2", b"3", b"4"]
+    await life.on_disk(3, 4)
     life.put(5, 6)
-    await life.on_disk(0, 1, 2, 3, 4, 5, 6)
+    assert spooled(life.folder, "test") == [b"3", b"4", b"5", b"6"]
     gate.set()
     await life.settle()
-    await life.on_disk()
+    assert spooled(life.folder, "test") == []
     assert far_end.arrived == [0, 1, 2, 3, 4, 5, 6]
-
-
-async def test_after_the_trouble_it_is_out_of_the_way(life: Life, far_end: FarEnd) -> None:
-    """Once it has caught up, nothing is written again."""
-    gate = asyncio.Event()
-    far_end.weather.extend([Rain(), gate])
-    life.put(0)
-    await life.on_disk(0)
-    gate.set()
-    await life.settle()
-    await life.on_disk()
-    before = life.writes
-    await life.carry_slowly(1, 2, 3)
-    assert life.writes == before > 0
-
-
-async def test_a_delivery_that_hangs_is_trouble(life: Life, far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It neither fails nor returns: before long all that waits is on the disk, while it is still under way."""
-    monkeypatch.setattr("chat.courier.SPOOL_AFTER_SECONDS", 0.01)
-    gate = asyncio.Event()
-    far_end.weather.append(gate)
-    life.put(0, 1, 2, 3)
-    await life.on_disk(0, 1, 2, 3)
-    assert len(far_end.asked) == 1
-    gate.set()
-    await life.settle()
-    await life.on_disk()
 
 
 async def test_the_next_process_delivers_first_what_this_one_could_not(life: Life, far_end: FarEnd) -> None:
@@ -343,12 +288,11 @@ async def test_the_next_process_delivers_first_what_this_one_could_not(life: Lif
 async def test_a_third_process_delivers_what_two_could_not(life: Life, far_end: FarEnd) -> None:
     """Each adds behind what the one before it left."""
     for number in range(3):
-        far_end.weather.extend([Rain(), asyncio.Event()])
+        far_end.weather.append(asyncio.Event())
         life.put(number)
         await life.on_disk(*range(number + 1))
         await life.die()
-        far_end.weather.clear()
-        far_end.weather.extend([asyncio.Event()] if number < 2 else [])
+        far_end.weather.extend([Rain()] if number < 2 else [])
         await life.begin()
     await life.settle()
     assert far_end.arrived == [0, 1, 2]
@@ -387,12 +331,12 @@ async def test_without_a_disk_it_carries_on_from_memory(
 ) -> None:
     """A file that cannot be written is an error in the log, and holds up nothing."""
     monkeypatch.setattr("chat.shelf.RETRY_SECONDS", 0.01)
-    await life.spool._database.run(lambda db: db.execute("PRAGMA query_only = 1").fetchone())
+    life.spool._connection.execute("PRAGMA query_only = 1").fetchone()
     gate = asyncio.Event()
     far_end.weather.extend([Rain(), gate])
     with capture_logs() as logs:
         life.put(0, 1)
-        await until(lambda: life.writes >= 2)
+        await until(lambda: not far_end.weather)
         life.put(2)
         gate.set()
         await life.settle()
@@ -428,7 +372,7 @@ async def test_closing_after_trouble_leaves_nothing(life: Life, far_end: FarEnd)
 
 async def test_closing_without_a_disk_says_what_is_lost(life: Life, far_end: FarEnd) -> None:
     """Neither the far end nor the disk took it: that is an error, and the number is told."""
-    await life.spool._database.run(lambda db: db.execute("PRAGMA query_only = 1").fetchone())
+    life.spool._connection.execute("PRAGMA query_only = 1").fetchone()
     far_end.weather.append(asyncio.Event())
     life.put(0, 1)
     with capture_logs() as logs:

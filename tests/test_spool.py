@@ -1,12 +1,11 @@
 """The spool and its shelves: what is kept is on the disk, for the next process and for nobody else."""
 
-import asyncio
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from chat.metrics import Metrics
 from chat.shelf import Shelf
 from chat.spool import Spool
 from infra.settings import SettingsError
-from tests.spooled import PATIENCE, spooled, until
+from tests.spooled import spooled, until
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
@@ -27,7 +26,7 @@ from chat.spool import Spool
 
 async def main():
     spool = await Spool.open(Path(sys.argv[1]))
-    await spool.change("c", [(1, b"one")], [])
+    spool.change("c", [(1, b"one")], [])
     print("held", flush=True)
     await asyncio.Event().wait()
 
@@ -92,22 +91,22 @@ def in_somebody_elses_hands(folder: Path) -> Iterator[None]:
 
 async def test_rows_survive_in_order_and_apart(spool: Spool, tmp_path: Path) -> None:
     """Each courier finds its own rows, by number, whenever they were written; what was dropped is gone."""
-    await spool.change("a", [(2, b"two"), (10, b"ten")], [])
-    await spool.change("b", [(2, b"other")], [])
-    await spool.change("a", [(1, b"one"), (3, b"three")], [2])
+    spool.change("a", [(2, b"two"), (10, b"ten")], [])
+    spool.change("b", [(2, b"other")], [])
+    spool.change("a", [(1, b"one"), (3, b"three")], [2])
     await spool.close()
     again = await Spool.open(tmp_path / "data")
-    assert await again.load("a") == [(1, b"one"), (3, b"three"), (10, b"ten")]
-    assert await again.load("b") == [(2, b"other")]
-    assert await again.load("c") == []
-    spool._database, spool._lock = again._database, again._lock  # for the fixture to close
+    assert again.load("a") == [(1, b"one"), (3, b"three"), (10, b"ten")]
+    assert again.load("b") == [(2, b"other")]
+    assert again.load("c") == []
+    spool._connection, spool._lock = again._connection, again._lock  # for the fixture to close
 
 
 async def test_a_change_made_twice_is_made_once(spool: Spool) -> None:
     """Whoever does not know whether it was done may do it again."""
     for _ in range(2):
-        await spool.change("a", [(1, b"one"), (2, b"two")], [1])
-    assert await spool.load("a") == [(2, b"two")]
+        spool.change("a", [(1, b"one"), (2, b"two")], [1])
+    assert spool.load("a") == [(2, b"two")]
 
 
 def modes_in(folder: Path) -> dict[str, int]:
@@ -116,7 +115,7 @@ def modes_in(folder: Path) -> dict[str, int]:
 
 async def test_nobody_else_may_read_it(spool: Spool, folder: Path) -> None:
     """It holds what people said: every file of it is its owner's alone, whatever the mask, and stays so."""
-    await spool.change("a", [(1, b"one")], [])
+    spool.change("a", [(1, b"one")], [])
     modes = modes_in(folder)
     assert modes.keys() >= {"spool.db", "spool.lock", "spool.db-wal"}
     assert set(modes.values()) == {0o600}
@@ -148,7 +147,7 @@ async def test_a_killed_process_leaves_the_file_free(tmp_path: Path) -> None:
     with a_process_that_holds_it(tmp_path), pytest.raises(SettingsError):
         await Spool.open(tmp_path)
     spool = await Spool.open(tmp_path)
-    assert await spool.load("c") == [(1, b"one")]
+    assert spool.load("c") == [(1, b"one")]
     await spool.close()
 
 
@@ -187,37 +186,11 @@ async def test_a_place_that_cannot_be_used_is_named(tmp_path: Path, spoil: Calla
 
 
 async def test_what_is_kept_is_on_the_disk_and_what_is_forgotten_is_not(shelf: Shelf[str], folder: Path) -> None:
-    """Both soon; and the depth says how many there are."""
+    """Both at once; and the depth says how many there are."""
     shelf.keep([(1, "one"), (2, "two"), (3, "three")])
-    await until(lambda: spooled(folder, "c") == [b"one", b"two", b"three"])
+    assert spooled(folder, "c") == [b"one", b"two", b"three"]
     shelf.forget([1, 3, 99])
-    await until(lambda: spooled(folder, "c") == [b"two"])
-    assert shelf.depth() == 1
-
-
-@pytest.mark.parametrize("fails", [False, True])
-async def test_what_is_forgotten_while_it_is_written_is_not_left(
-    shelf: Shelf[str], spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
-    """It arrived before its copy was on the disk: the copy goes, too, and is not made again where the write failed."""
-    began, go_on = asyncio.Event(), asyncio.Event()
-    change = spool.change
-
-    async def slowly(courier: str, add: Iterable[tuple[int, bytes]], drop: Sequence[int]) -> None:
-        first = not began.is_set()
-        if not (first and fails):
-            await change(courier, add, drop)
-        began.set()
-        await go_on.wait()
-        if first and fails:
-            raise sqlite3.OperationalError("disk I/O error")
-
-    monkeypatch.setattr(spool, "change", slowly)
-    shelf.keep([(1, "one"), (2, "two")])
-    await asyncio.wait_for(began.wait(), PATIENCE)
-    shelf.forget([1])
-    go_on.set()
-    await until(lambda: spooled(folder, "c") == [b"two"])
+    assert spooled(folder, "c") == [b"two"]
     assert shelf.depth() == 1
 
 
@@ -250,7 +223,7 @@ async def test_a_full_disk_keeps_what_was_there(shelf: Shelf[str], spool: Spool,
     """What does not fit is told of by the close, and what was written before stays whole."""
     shelf.keep([(1, "one")])
     await until(lambda: spooled(folder, "c") == [b"one"])
-    await spool._database.run(lambda db: db.execute("PRAGMA max_page_count = 1").fetchone())
+    spool._connection.execute("PRAGMA max_page_count = 1").fetchone()
     shelf.keep([(2, "x" * 100_000)])
     assert await shelf.close() == 1
     assert spooled(folder, "c") == [b"one"]
@@ -266,7 +239,7 @@ async def test_what_cannot_be_encoded_holds_up_nothing(shelf: Shelf[str], folder
 
 async def test_the_next_process_is_given_what_was_left(spool: Spool, folder: Path) -> None:
     """In order, and with the number to go on from. What it does not understand it leaves, and says so."""
-    await spool.change("c", [(4, b"four"), (7, b"v2"), (5, b"five"), (9, b"v2")], [])
+    spool.change("c", [(4, b"four"), (7, b"v2"), (5, b"five"), (9, b"v2")], [])
     shelf = shelf_in(spool)
     with capture_logs() as logs:
         assert await shelf.open() == ([(4, "four"), (5, "five")], 9)

@@ -16,8 +16,6 @@ FIRST_RETRY_SECONDS = 0.1
 MOST_RETRY_SECONDS = 5.0
 RESTS = 4
 """Delivering takes at most a fifth of the time while there is little to carry: a request costs the same for few."""
-SPOOL_AFTER_SECONDS = 1.0
-"""A delivery that takes longer is as good as failed: what waits is copied to the disk."""
 
 
 class Courier(Generic[T]):
@@ -26,9 +24,8 @@ class Courier(Generic[T]):
     `deliver` takes a batch and returns what of it must be carried again. If it raises, the whole batch is:
     nothing overtakes it, and nothing is dropped while the process lives.
 
-    With a `Shelf` nothing is dropped when the process dies, either. From the first failure on, until it has caught
-    up, all that waits has a copy there, and what is put gets one at once; what has arrived is taken off. In good
-    weather the shelf is empty, and nothing is written.
+    With a `Shelf` nothing is dropped when the process dies, either: what is put is on it when `put` returns, and what
+    has arrived is taken off.
     """
 
     def __init__(
@@ -57,7 +54,6 @@ class Courier(Generic[T]):
         self._queue: deque[tuple[int, T]] = deque()
         self._batch: list[tuple[int, T]] = []
         self._shelf: Shelf[T] | None = None
-        self._trouble = False
         self._first_number = 1
         self._left = 0
         self._put = 0
@@ -83,7 +79,6 @@ class Courier(Generic[T]):
         self._left = self._put = len(left)
         if left:
             self._log.info("taking up what an earlier process left", items=len(left))
-            self._trouble = True
             self._wake.set()
         return [item for _, item in left]
 
@@ -97,7 +92,7 @@ class Courier(Generic[T]):
         self._queue.append(held)
         self._put += 1
         self._wake.set()
-        if self._trouble and self._shelf:
+        if self._shelf:
             self._shelf.keep((held,))
 
     def waiting(self) -> int:
@@ -130,7 +125,6 @@ class Courier(Generic[T]):
             await asyncio.wait([self._task])
         late = lost = self.waiting()
         if self._shelf:
-            self._shelf.keep((*self._batch, *self._queue))
             lost = await self._shelf.close()
         if lost:
             self._log.error("not delivered before the end", items=lost)
@@ -151,8 +145,6 @@ class Courier(Generic[T]):
                 began = time()
                 await self._carry()
                 took = time() - began
-                if len(self._queue) < self._batch_size:
-                    self._trouble = False
                 async with self._progress:
                     self._delivered += size
                     self._progress.notify_all()
@@ -173,7 +165,6 @@ class Courier(Generic[T]):
                 self._log.warning("failed, will retry", cause=str(error), items=self.waiting(), attempt=attempt + 1)
             except Exception:
                 self._log.exception("failed unexpectedly, will retry", items=self.waiting(), attempt=attempt + 1)
-            self._get_into_trouble()
             await asyncio.sleep(max(wanted, backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS)))
             attempt += 1
         if attempt:
@@ -181,20 +172,11 @@ class Courier(Generic[T]):
 
     async def _attempt(self) -> None:
         """Deliver the batch once; what of it must be carried again is the batch then."""
-        slow = asyncio.get_running_loop().call_later(SPOOL_AFTER_SECONDS, self._get_into_trouble)
-        try:
-            refused = await self._deliver([item for _, item in self._batch])
-        finally:
-            slow.cancel()
+        refused = await self._deliver([item for _, item in self._batch])
         again, arrived = _split(self._batch, refused)
         self._batch = again
         if self._shelf:
             self._shelf.forget(number for number, _ in arrived)
-
-    def _get_into_trouble(self) -> None:
-        if not self._trouble and self._shelf:
-            self._shelf.keep((*self._batch, *self._queue))
-        self._trouble = True
 
 
 def _split(batch: list[tuple[int, T]], refused: Sequence[T]) -> tuple[list[tuple[int, T]], list[tuple[int, T]]]:

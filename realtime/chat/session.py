@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from chat.conversation import Conversation
-from chat.effects import Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
 from chat.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
 from chat.journal import Journal
 from chat.outbox import Outbox
@@ -37,8 +37,14 @@ class Session:
         self._idle = asyncio.Event()
 
     def dispatch(self, happened: Input) -> None:
-        """Tell the conversation what happened, and do what it decides."""
-        for effect in self._conversation.receive(happened):
+        """Tell the conversation what happened, and do what it decides.
+
+        What is to be recorded is recorded first: no client hears of what a kill could still undo.
+        """
+        effects = self._conversation.receive(happened)
+        if len(effects) > 1:
+            effects = tuple(sorted(effects, key=_records_first))
+        for effect in effects:
             try:
                 self._PERFORM[type(effect)](self, effect)
             except Exception:  # the state has moved on: the other effects must follow it
@@ -154,3 +160,7 @@ class Session:
         StartTurn: _start_turn,
         StopTurn: _stop_turn,
     }
+
+
+def _records_first(effect: Effect) -> bool:
+    return type(effect) is not Record and type(effect) is not RecordMode

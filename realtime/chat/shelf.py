@@ -1,4 +1,4 @@
-"""One courier's shelf in the spool: the copy on disk of what it carries, for as long as there is trouble."""
+"""One courier's shelf in the spool: the copy on disk of what it carries, until it has arrived."""
 
 import asyncio
 import sqlite3
@@ -12,14 +12,12 @@ from infra.telemetry import get_logger
 
 T = TypeVar("T")
 
-GATHER_SECONDS = 0.02
-"""The least time between two writes: an item is on the disk so soon after it came, and many go in one write."""
 RETRY_SECONDS = 1.0
 """How long a disk that does not take a write is left alone."""
 
 
 class Shelf(Generic[T]):
-    """Items by their numbers, on the disk as soon as it takes them. `keep` and `forget` never wait for it."""
+    """Items by their numbers, on the disk as soon as it takes them. One that does not is no reason to stop."""
 
     def __init__(
         self,
@@ -32,7 +30,7 @@ class Shelf(Generic[T]):
     ) -> None:
         """`name` tells this shelf from others, and must stay the same from process to process.
 
-        `encode` runs on another thread. `decode` raises `ValueError` for what it does not know.
+        `decode` raises `ValueError` for what it does not know.
         """
         self._spool = spool
         self._name = name
@@ -42,14 +40,13 @@ class Shelf(Generic[T]):
         self._unwritten: dict[int, T] = {}
         self._written: set[int] = set()
         self._stale: list[int] = []
-        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
         self._log = get_logger("spool", courier=name)
         metrics.spool_depth.labels(name).set_function(self.depth)
 
     async def open(self) -> tuple[list[tuple[int, T]], int]:
-        """Read what an earlier process left, and begin to write.
+        """Read what an earlier process left.
 
         A row that this version does not know is passed over, with a line in the log, and stays where it is.
 
@@ -60,7 +57,7 @@ class Shelf(Generic[T]):
             SettingsError: the file cannot be read.
         """
         try:
-            rows = await self._spool.load(self._name)
+            rows = self._spool.load(self._name)
         except sqlite3.Error as error:
             raise SettingsError(f"DATA_DIR: cannot read the spool: {error}") from error
         items = []
@@ -70,25 +67,23 @@ class Shelf(Generic[T]):
             except ValueError as error:
                 self._log.error("not understood, left in the spool", number=number, cause=str(error))
         self._written.update(number for number, _ in items)
-        self._task = asyncio.create_task(self._run())
         return items, rows[-1][0] if rows else 0
 
     def keep(self, items: Iterable[tuple[int, T]]) -> None:
-        """Have these on the disk soon."""
+        """Have these on the disk; they are when this returns, if it takes them."""
         self._unwritten.update((number, item) for number, item in items if number not in self._written)
-        self._wake.set()
+        if not self._failing:
+            self._write()
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Have these off the disk soon; those that were never there cost nothing."""
-        if not self._unwritten and not self._written:
-            return
+        """Have these off the disk."""
         for number in numbers:
             self._unwritten.pop(number, None)
             if number in self._written:
                 self._written.remove(number)
                 self._stale.append(number)
-        if self._stale:
-            self._wake.set()
+        if not self._failing:
+            self._write()
 
     def depth(self) -> int:
         """How many items are on the disk."""
@@ -103,47 +98,34 @@ class Shelf(Generic[T]):
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._write()
+        self._write()
         return len(self._unwritten)
 
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if await self._write():
-                await asyncio.sleep(GATHER_SECONDS)
-            else:
-                await asyncio.sleep(RETRY_SECONDS)
-                self._wake.set()
+    async def _try_again(self) -> None:
+        while self._failing:
+            await asyncio.sleep(RETRY_SECONDS)
+            self._write()
 
-    async def _write(self) -> bool:
-        """Bring the disk up to date; whether it let us."""
-        adding, dropping = self._unwritten, self._stale
-        if not adding and not dropping:
-            self._failing = False
-            return True
-        # What is forgotten meanwhile must be deleted after: so these count as written from here on.
-        self._unwritten, self._stale = {}, []
-        self._written.update(adding)
-        done = False
+    def _write(self) -> None:
+        """Bring the disk up to date, if it lets us. If not, it is asked again every second until it does."""
+        if not self._unwritten and not self._stale:
+            return
         try:
-            await self._spool.change(self._name, self._encoded(adding), dropping)
-            done = True
+            self._spool.change(self._name, self._encoded(self._unwritten), self._stale)
         except sqlite3.Error as error:
-            if not self._failing:  # once per trouble: the disk is asked again every second
-                self._log.error("cannot be written, carrying on from memory", cause=str(error), items=len(adding))
             self._metrics.spool_failures.inc()
-            self._failing = True
-        finally:
-            if not done:  # cancelled, it may have happened all the same: writing a row again changes nothing
-                lost = {number: item for number, item in adding.items() if number in self._written}
-                self._written.difference_update(lost)
-                self._unwritten = lost | self._unwritten
-                self._stale = dropping + self._stale
-        if done and self._failing:
+            if not self._failing:  # once per trouble
+                cause, items = str(error), len(self._unwritten)
+                self._log.error("cannot be written, carrying on from memory", cause=cause, items=items)
+                self._failing = True
+                self._task = asyncio.create_task(self._try_again())
+            return
+        self._written.update(self._unwritten)
+        self._unwritten.clear()
+        self._stale.clear()
+        if self._failing:
             self._failing = False
             self._log.info("can be written again")
-        return done
 
     def _encoded(self, items: Mapping[int, T]) -> Iterator[tuple[int, bytes]]:
         for number, item in items.items():

@@ -1,6 +1,6 @@
-"""The spool: a file in DATA_DIR that keeps what waits for a store or queue that is down, should the process die.
+"""The spool: a file in DATA_DIR that keeps what waits for the store or the queue, should the process die.
 
-Each courier has a `Shelf` in it. In good weather nothing is written here.
+Each courier has a `Shelf` in it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from infra.settings import SettingsError
-from infra.sqlite import Database
+from infra.sqlite import connect
 
 SCHEMA = (
     """
@@ -24,18 +24,20 @@ SCHEMA = (
     ) WITHOUT ROWID;
     """,
 )
-BUSY_SECONDS = 1.0
-"""How long a write waits for somebody who looks into the file with a tool of their own."""
+BUSY_SECONDS = 0.1
+"""How long a write, and with it the event loop, waits for somebody who looks into the file with a tool of their own."""
 
 
 class Spool:
     """Rows by courier and number, in one file that one process has to itself. Open it with `Spool.open`.
 
-    A write that returns is on the disk: it survives the process, and a power cut.
+    A write that returns survives the process, however it dies. It costs some ten microseconds, which is why it may
+    stand on the event loop: the operating system has it, and writes it to the disk in its own time. A power cut may
+    take the last ones.
     """
 
-    def __init__(self, database: Database, lock: int) -> None:
-        self._database = database
+    def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
+        self._connection = connection
         self._lock = lock
 
     @classmethod
@@ -53,38 +55,39 @@ class Spool:
         except OSError as error:
             raise SettingsError(f"DATA_DIR: cannot use {path}: {error}") from error
         try:
-            return cls(await Database.open(path, SCHEMA, busy_seconds=BUSY_SECONDS), lock)
+            connection = await asyncio.to_thread(connect, path, SCHEMA, BUSY_SECONDS)
+            connection.execute("PRAGMA synchronous = OFF")
+            return cls(connection, lock)
         except (OSError, sqlite3.Error) as error:
             os.close(lock)
             raise SettingsError(f"DATA_DIR: cannot use {path}: {error}") from error
 
-    async def load(self, courier: str) -> list[tuple[int, bytes]]:
+    def load(self, courier: str) -> list[tuple[int, bytes]]:
         """The courier's rows in the order of their numbers.
 
         Raises:
             sqlite3.Error: they cannot be read.
         """
         query = "SELECT number, payload FROM spool WHERE courier = ? ORDER BY number"
-        return await self._database.run(lambda db: [(row[0], row[1]) for row in db.execute(query, (courier,))])
+        return [(row[0], row[1]) for row in self._connection.execute(query, (courier,))]
 
-    async def change(self, courier: str, add: Iterable[tuple[int, bytes]], drop: Sequence[int]) -> None:
+    def change(self, courier: str, add: Iterable[tuple[int, bytes]], drop: Sequence[int]) -> None:
         """Write some of the courier's rows and delete others, in one step. What is so already is passed over.
-
-        `add` is walked through on the database's thread.
 
         Raises:
             sqlite3.Error: nothing was changed.
         """
-
-        def work(db: sqlite3.Connection) -> None:
+        with self._connection as db:
             db.executemany("INSERT OR IGNORE INTO spool VALUES (?, ?, ?)", ((courier, *row) for row in add))
-            db.executemany("DELETE FROM spool WHERE courier = ? AND number = ?", ((courier, n) for n in drop))
-
-        await self._database.run(work)
+            if drop and drop[-1] - drop[0] == len(drop) - 1:  # as a batch is, mostly
+                query = "DELETE FROM spool WHERE courier = ? AND number BETWEEN ? AND ?"
+                db.execute(query, (courier, drop[0], drop[-1]))
+            else:
+                db.executemany("DELETE FROM spool WHERE courier = ? AND number = ?", ((courier, n) for n in drop))
 
     async def close(self) -> None:
         """Let go of the file: the next process may have it."""
-        await self._database.close()
+        self._connection.close()
         os.close(self._lock)
 
 

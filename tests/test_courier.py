@@ -193,6 +193,20 @@ async def test_who_asks_to_be_left_alone_is(far_end: FarEnd) -> None:
     await carrying.close(0)
 
 
+async def test_where_order_does_not_matter_one_that_is_never_taken_holds_up_no_other(far_end: FarEnd) -> None:
+    """Refused, alone or as a whole batch, it goes back behind the others, and is tried again when they have arrived."""
+    carrying = Courier("test", far_end.deliver, batch_size=2, ordered=False, expected=Rain)
+    far_end.weather.extend([lambda batch: batch[:1], Rain(), lambda batch: batch])
+    for item in range(6):
+        carrying.put(item)
+    carrying.start()
+    await asyncio.wait_for(carrying.settled(), PATIENCE)
+    assert sorted(far_end.arrived) == list(range(6))
+    assert far_end.asked[:3] == [[0, 1], [2, 3], [4, 5]]
+    assert carrying.waiting() == 0
+    await carrying.close(0)
+
+
 # With a spool
 
 

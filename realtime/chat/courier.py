@@ -19,7 +19,7 @@ RESTS = 4
 
 
 class Courier(Generic[T]):
-    """A first-in-first-out queue with one worker.
+    """A queue with one worker, first in first out.
 
     `deliver` takes a batch and returns what of it must be carried again. If it raises, the whole batch is:
     nothing overtakes it, and nothing is dropped while the process lives.
@@ -34,6 +34,7 @@ class Courier(Generic[T]):
         deliver: Callable[[Sequence[T]], Awaitable[Sequence[T]]],
         *,
         batch_size: int,
+        ordered: bool = True,
         gather_seconds: float = 0.0,
         most_gather_seconds: float = 0.0,
         expected: type[Exception] | tuple[type[Exception], ...],
@@ -43,11 +44,14 @@ class Courier(Generic[T]):
         It never waits longer than `most_gather_seconds`. So a far end that is near gets its items at once, and one
         that is far gets more of them in each of fewer deliveries.
 
+        Unless the items must arrive in order, those that are not taken go back behind the others.
+
         `expected` failures are logged in a line, all others with their traceback. One that has a `retry_after` is
         left alone for at least so many seconds.
         """
         self._deliver = deliver
         self._batch_size = batch_size
+        self._ordered = ordered
         self._gather_seconds = gather_seconds
         self._most_gather_seconds = max(gather_seconds, most_gather_seconds)
         self._expected = expected
@@ -140,15 +144,14 @@ class Courier(Generic[T]):
             if self._most_gather_seconds:
                 await asyncio.sleep(min(max(self._gather_seconds, RESTS * took), self._most_gather_seconds))
             while self._queue:
-                self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
-                size = len(self._batch)
+                self._take_batch()
                 began = time()
                 await self._carry()
                 took = time() - began
-                async with self._progress:
-                    self._delivered += size
-                    self._progress.notify_all()
             self._wake.clear()
+
+    def _take_batch(self) -> None:
+        self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
 
     async def _carry(self) -> None:
         """Deliver the batch, however often it takes."""
@@ -167,16 +170,21 @@ class Courier(Generic[T]):
                 self._log.exception("failed unexpectedly, will retry", items=self.waiting(), attempt=attempt + 1)
             await asyncio.sleep(max(wanted, backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS)))
             attempt += 1
+            if not self._ordered and self._queue:  # what is never taken must not hold up what is
+                self._queue.extend(self._batch)
+                self._take_batch()
         if attempt:
             self._log.info("recovered", attempts=attempt + 1)
 
     async def _attempt(self) -> None:
         """Deliver the batch once; what of it must be carried again is the batch then."""
         refused = await self._deliver([item for _, item in self._batch])
-        again, arrived = _split(self._batch, refused)
-        self._batch = again
+        self._batch, arrived = _split(self._batch, refused)
         if self._shelf:
             self._shelf.forget(number for number, _ in arrived)
+        async with self._progress:
+            self._delivered += len(arrived)
+            self._progress.notify_all()
 
 
 def _split(batch: list[tuple[int, T]], refused: Sequence[T]) -> tuple[list[tuple[int, T]], list[tuple[int, T]]]:

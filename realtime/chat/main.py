@@ -82,7 +82,7 @@ async def open_backend(
             closing.push_async_callback(spool.close)
         endings: Courier[SessionEnded] | None = None
         if handoff and spool:
-            endings = Courier("endings", handoff.send, batch_size=SQS_BATCH, expected=HandoffUnavailable)
+            endings = Courier("endings", handoff.send, batch_size=SQS_BATCH, ordered=False, expected=HandoffUnavailable)
             closing.push_async_callback(endings.close, ENDINGS_SECONDS)
             await endings.recover(
                 Shelf(spool, "endings", encode=_encode, decode=SessionEnded.from_json, metrics=metrics)

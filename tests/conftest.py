@@ -36,6 +36,11 @@ def _surroundings() -> None:
     for name in list(os.environ):
         if name.lower() in Settings.model_fields:
             del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(_surroundings: None) -> None:
+    """What a handler made of the logs, in its own test, is forgotten."""
     configure_logging("warning", "console")
 
 

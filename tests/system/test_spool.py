@@ -94,7 +94,7 @@ async def test_what_was_accepted_outlives_the_container(postgres: Postgres, tmp_
                 await client.say("before")
                 done = await client.until("done")
                 await client.until("saved", through=done["seq"])
-            assert spooled(tmp_path, "journal") == []
+            await until(lambda: spooled(tmp_path, "journal") == [])
             await asyncio.to_thread(lite.stop)
             await asyncio.gather(*(_chat(client, "during") for client in clients))
             await until(lambda: events_in(tmp_path) == len(clients) * TURNS * 2)

@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 FIRST_RETRY_SECONDS = 0.1
 MOST_RETRY_SECONDS = 5.0
-RESTS = 4
-"""Delivering takes at most a fifth of the time while there is little to carry: a request costs the same for few."""
+RESTS = 10
+"""Delivering takes less than a tenth of the time while there is little to carry: a request costs the same for few."""
 
 
 class Courier(Generic[T]):

@@ -105,6 +105,8 @@ def measure(
         async def scenario() -> tuple[float, float, list[float]]:
             await check_reply(server.port, words)
             sockets = await connect(server.port, sessions)
+            if kind == "ours":  # opening a session is not chatting
+                await asyncio.gather(*(client.ready for client in sockets))
             await asyncio.sleep(0.5)
             before = server.cpu_seconds()
             result = await drive(sockets, words, turns, spread)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
-TOKEN, DONE = b'"token"', b'"done"'
-OVERLAP = max(len(TOKEN), len(DONE)) - 1
+TOKEN, DONE, READY = b'"token"', b'"done"', b'"ready"'
+OVERLAP = max(len(TOKEN), len(DONE), len(READY)) - 1
 """Bytes kept from one read to the next: a string looked for may be cut in two."""
 
 
@@ -30,6 +30,7 @@ class Socket(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.open: asyncio.Future[None] = loop.create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
         self.finished: asyncio.Future[None] = loop.create_future()
         self.first_token: list[float] = []
         self._tail = b""
@@ -51,6 +52,8 @@ class Socket(asyncio.Protocol):
             if not self.open.done() and b"\r\n\r\n" in self._tail + data:
                 assert (self._tail + data).startswith(b"HTTP/1.1 101"), data[:200]
                 self.open.set_result(None)
+            if READY in self._tail + data and not self.ready.done():
+                self.ready.set_result(None)
             self._tail = data[-OVERLAP:]
             return
         data = self._tail + data

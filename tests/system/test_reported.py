@@ -1,125 +1,26 @@
-"""What users of other realtime AI servers reported, told here as it must be: coming back, stopping, ending."""
+"""What users of other realtime AI servers reported, as it must be here: coming back, and ids that hold.
+
+`test_reported_endings.py` and `test_reported_lines.py` have the rest, `test_page_recovery.py` what a page shows.
+"""
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from chat.outbox import Outbox
-from chat.session import Session
-from chat.sessions import Sessions
-from infra.records import Event, SessionEnded
-from infra.store.sqlite import SqliteStore
-from tests.client import PATIENCE, ChatClient, Frame
+from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve
-from tests.scripted import RepliesTo, ScriptedModel
+from tests.scripted import RepliesTo, ScriptedModel, Step
 from tests.supabase import free_port
-from tests.system.test_faults import MEGABYTES, locked
+from tests.system.reported import Announced, Gate, container, departures, nothing_more
 from tests.system.test_http import get
-from tests.system.test_local import environment
 from tests.system.test_resume import back, drop
 
 
-class Gate(asyncio.Event):
-    """A step at which a script stops until it is set; `reached` tells that all before it has been emitted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reached = asyncio.Event()
-
-    async def wait(self) -> Literal[True]:
-        """See `asyncio.Event.wait`."""
-        self.reached.set()
-        return await super().wait()
-
-
-class Announced:
-    """A hand-off that keeps what it is given, and tells when a session's end came."""
-
-    def __init__(self) -> None:
-        self.ended: list[SessionEnded] = []
-        self._came = asyncio.Condition()
-
-    async def send(self, ended: Sequence[SessionEnded]) -> list[SessionEnded]:
-        """See `Handoff.send`."""
-        async with self._came:
-            self.ended += ended
-            self._came.notify_all()
-        return []
-
-    async def close(self) -> None:
-        """See `Handoff.close`."""
-
-    async def of(self, session_id: str) -> SessionEnded:
-        """The end of this session, waiting for it."""
-        async with asyncio.timeout(PATIENCE), self._came:
-            await self._came.wait_for(lambda: session_id in [ended.session_id for ended in self.ended])
-        return next(ended for ended in self.ended if ended.session_id == session_id)
-
-
-@pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Queue[str]":
-    """The ids of sessions that the server let a socket of go, as it does so."""
-    queue: asyncio.Queue[str] = asyncio.Queue()
-    detach = Sessions.detach
-
-    def told(self: Sessions, session: Session, outbox: Outbox, *, explicit: bool) -> None:
-        detach(self, session, outbox, explicit=explicit)
-        queue.put_nowait(session.session_id)
-
-    monkeypatch.setattr(Sessions, "detach", told)
-    return queue
-
-
-@asynccontextmanager
-async def container(data_dir: Path, port: int, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The real container as a process, from when it listens; killed at the latest when the block is left."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "chat", env=environment(data_dir, port, **settings), cwd=data_dir, stderr=-3
-    )
-    try:
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    await asyncio.sleep(0.02)
-                    continue
-                writer.close()
-                break
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def stored(data_dir: Path, session_id: str = "s1") -> list[Event]:
-    """The session's events as they are in the store now."""
-    store = await SqliteStore.open(data_dir / "realtime.db")
-    try:
-        return await store.events(session_id, limit=1000)
-    finally:
-        await store.close()
-
-
-async def nothing_more(client: ChatClient) -> list[Frame]:
-    """What is sent before the answer to a ping, the news of what is saved aside."""
-    await client.send({"type": "ping"})
-    frames = []
-    while (frame := await client.next())["type"] != "pong":
-        frames.append(frame)
-    return [frame for frame in frames if frame["type"] != "saved"]
-
-
-async def test_tokens_emitted_while_away_are_not_lost(serve: Serve, left: "asyncio.Queue[str]") -> None:
+async def test_tokens_emitted_while_away_are_not_lost(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was emitted to nobody is replayed, and the turn goes on to the new socket, not to the one it began on."""
+    left = departures(monkeypatch)
     away, here = Gate(), Gate()
     model = ScriptedModel(["one ", away, "two ", "three ", here, "four"])
     async with serve(model=model, linger_seconds=30) as server:
@@ -158,40 +59,6 @@ async def test_a_blip_does_not_end_the_session(serve: Serve) -> None:
         assert (ended.epoch, ended.reason) == (1, "closed")
 
 
-async def test_the_final_write_outlives_the_disconnect(serve: Serve, tmp_path: Path) -> None:
-    """The store takes nothing while the client leaves mid-reply; what was said is stored all the same, then told."""
-    announced = Announced()
-    async with serve(model=ScriptedModel(["half ", Gate()]), handoff=announced) as server:
-        client = await ChatClient.connect(server.url)
-        await client.until("ready")
-        with locked(tmp_path):
-            await client.say("go")
-            await client.until("token")
-            await client.websocket.close(1000)
-        await announced.of("s1")
-        events = await stored(tmp_path)
-    assert [(event.role, event.content) for event in events] == [("user", "go"), ("assistant", "half ")]
-    assert events[1].metadata["interrupted"] is True
-
-
-async def test_a_failed_send_does_not_skip_the_end(serve: Serve, tmp_path: Path) -> None:
-    """The line is reset while the server writes to it; the session ends as dropped, once, with its reply whole."""
-    announced = Announced()
-    end = Gate()
-    model = RepliesTo({"flood me": [*MEGABYTES[:80], end]})
-    async with serve(model=model, handoff=announced, linger_seconds=0.3) as server:
-        client = await ChatClient.connect(server.url)
-        await client.say("flood me")
-        await client.until("token")
-        client.websocket.transport.pause_reading()  # type: ignore[attr-defined]
-        client.websocket.transport.abort()
-        assert (await announced.of("s1")).reason == "dropped"
-        events = await stored(tmp_path)
-    assert [ended.session_id for ended in announced.ended] == ["s1"]
-    assert (events[-1].role, events[-1].metadata["interrupted"]) == ("assistant", True)
-    assert client.text().startswith(events[-1].content[:1000])
-
-
 async def test_stop_works_after_a_resume(serve: Serve) -> None:
     """The turn that began on the lost socket is stopped from the new one, and its text is kept."""
     model = ScriptedModel(["half ", Gate()], ["whole"])
@@ -209,21 +76,6 @@ async def test_stop_works_after_a_resume(serve: Serve) -> None:
         assert again.text() == "whole"
         await again.websocket.close()
     assert [message.content for message in model.calls[1][1:]] == ["go", "half ", "again"]
-
-
-async def test_stop_reaches_the_model(serve: Serve) -> None:
-    """The call is cut short at once, not when it is over, and what it might still say is not asked for."""
-    gate = Gate()
-    model = ScriptedModel(["half ", gate, "costly"])
-    async with serve(model=model) as server, await ChatClient.connect(server.url) as client:
-        await client.say("go")
-        await client.until("token")
-        await client.send({"type": "cancel"})
-        await client.until("done", reason="cancelled")
-        await asyncio.wait_for(model.cut_short.wait(), PATIENCE)
-        gate.set()
-        assert await nothing_more(client) == []
-    assert len(model.calls) == 1
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -273,7 +125,8 @@ async def test_ids_made_at_once_differ_and_count_as_numbers(serve: Serve) -> Non
     """Sixty messages in one go: no id comes twice, and pages and positions go on across 9 to 10 and 99 to 100."""
     count = 60
     async with serve(model=RepliesTo({}), max_queued_messages=count) as server:
-        async with await ChatClient.connect(server.url) as client:
+        client = await ChatClient.connect(server.url)
+        async with client:
             await client.until("ready")
             await asyncio.gather(*(client.say(f"message {number}") for number in range(count)))
             for _ in range(count):
@@ -317,7 +170,9 @@ async def test_a_second_reconnect_replays_nothing_again(serve: Serve) -> None:
 async def test_frames_reach_their_own_session_only(serve: Serve) -> None:
     """Two sessions answer side by side and both come back in between; neither sees a frame of the other."""
     pause = {name: Gate() for name in ("apples", "bears")}
-    script = {name: [*[f"{name} "] * 100, gate, *[f"{name} "] * 100] for name, gate in pause.items()}
+    script: dict[str, list[Step]] = {
+        name: [*[f"{name} "] * 100, gate, *[f"{name} "] * 100] for name, gate in pause.items()
+    }
     async with serve(model=RepliesTo(script), linger_seconds=30) as server:
         clients = {name: await ChatClient.connect(server.url, name) for name in pause}
         for name, client in clients.items():

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -49,7 +49,7 @@ class Gateway:
 
     async def serve(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request of one connection; each has its own."""
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with closing(writer), suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             method, path, _ = head.split(b" ", 2)
             length = next(
@@ -61,15 +61,14 @@ class Gateway:
             today = self.weather.popleft() if bad else None
             writer.write(today.raw if isinstance(today, Answer) else await self._pass_on(target, head, body, today))
             await writer.drain()
-        writer.close()
 
     async def _pass_on(self, target: str, head: bytes, body: bytes, cut: Cut | None) -> bytes:
         to = urlsplit(target)
         reader, writer = await asyncio.open_connection(to.hostname, to.port)
         lines = [line for line in head.rstrip().split(b"\r\n") if not line.lower().startswith(b"connection:")]
-        writer.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + body)
-        answer = await reader.read(-1)
-        writer.close()
+        with closing(writer):
+            writer.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + body)
+            answer = await reader.read(-1)
         if cut:
             return answer[: cut.after_bytes]
         # The client must not send its next request into a connection that is about to be closed.

@@ -33,7 +33,7 @@ async def test_a_failed_send_does_not_skip_the_end(serve: Serve, tmp_path: Path)
     """The line is reset while the server writes to it; the session ends as dropped, once, with all that was said."""
     announced = Announced()
     model = ScriptedModel([*MEGABYTES, Gate()])
-    async with serve(model=model, handoff=announced, linger_seconds=1) as server:
+    async with serve(model=model, handoff=announced, linger_seconds=0.5) as server:
         client = await ChatClient.connect(server.url)
         await client.say("flood me")
         await client.until("token")

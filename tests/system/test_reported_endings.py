@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from chat.connection import Connection
 from chat.tools.registry import Registry, tool
 from infra.llm import Message, ToolCall
 from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve
 from tests.scripted import RepliesTo, ScriptedModel
 from tests.system.reported import Announced, Gate, nothing_more, stored
-from tests.system.test_faults import MEGABYTES, locked
+from tests.system.test_faults import locked
 
 
 async def test_the_final_write_outlives_the_disconnect(serve: Serve, tmp_path: Path) -> None:
@@ -29,19 +33,31 @@ async def test_the_final_write_outlives_the_disconnect(serve: Serve, tmp_path: P
     assert events[1].metadata["interrupted"] is True
 
 
-async def test_a_failed_send_does_not_skip_the_end(serve: Serve, tmp_path: Path) -> None:
-    """The line is reset while the server writes to it; the session ends as dropped, once, with all that was said."""
-    announced = Announced()
-    model = ScriptedModel([*MEGABYTES, Gate()])
-    async with serve(model=model, handoff=announced, linger_seconds=0.5) as server:
+async def test_a_failed_send_does_not_skip_the_end(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token cannot be sent, and only then the line is seen to be lost; what was said is kept, and the end is told."""
+    announced, gate, failed = Announced(), Gate(), asyncio.Event()
+    send, send_now = Connection.send, Connection.send_now
+
+    async def fails(self: Connection, message: Any) -> None:
+        if gate.is_set():
+            failed.set()
+            raise OSError("broken pipe")
+        await send(self, message)
+
+    monkeypatch.setattr(Connection, "send", fails)
+    monkeypatch.setattr(Connection, "send_now", lambda self, text: not gate.is_set() and send_now(self, text))
+    async with serve(model=ScriptedModel(["one ", gate, "two", Gate()]), handoff=announced) as server:
         client = await ChatClient.connect(server.url)
-        await client.say("flood me")
+        await client.say("go")
         await client.until("token")
+        gate.set()
+        await asyncio.wait_for(failed.wait(), PATIENCE)
         client.websocket.transport.abort()
         assert (await announced.of("s1")).reason == "dropped"
         events = await stored(tmp_path)
-    assert [ended.session_id for ended in announced.ended] == ["s1"]
-    assert (events[-1].content == "".join(MEGABYTES), events[-1].metadata["interrupted"]) == (True, True)
+    assert (client.text(), events[-1].content, len(announced.ended)) == ("one ", "one two", 1)
 
 
 async def test_stop_reaches_the_model(serve: Serve) -> None:

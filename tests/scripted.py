@@ -2,12 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Literal
 
 from infra.llm import Finished, Message, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
 
 Step = str | ToolCall | Finished | BaseException | asyncio.Event
 """Text to stream, a tool call, an end, an error to raise, or an event to wait for."""
+
+
+class Pause(asyncio.Event):
+    """A step at which a script, or a tool, stops until it is set; `reached` tells that it has come so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        """Wait, and say so."""
+        self.reached.set()
+        return await super().wait()
 
 
 class ScriptedModel:

@@ -17,7 +17,7 @@ from infra.store.sqlite import SqliteStore
 from tests.client import ChatClient
 from tests.conftest import Serve
 from tests.flaky import FlakyStore
-from tests.test_session import Pause
+from tests.scripted import Pause
 
 PATIENCE = 5.0
 """Seconds a test waits for what should happen at once before it fails."""

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
@@ -23,23 +23,10 @@ from chat.turn import SORRY, TurnKit
 from infra.llm import ToolCall
 from infra.records import utc_now
 from infra.store.sqlite import SqliteStore
-from tests.scripted import ScriptedModel
+from tests.scripted import Pause, ScriptedModel
 
 PATIENCE = 5.0
 """Seconds a test waits for what should happen at once before it fails."""
-
-
-class Pause(asyncio.Event):
-    """Something to wait at, which tells when it is reached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reached = asyncio.Event()
-
-    async def wait(self) -> Literal[True]:
-        """Wait, and say so."""
-        self.reached.set()
-        return await super().wait()
 
 
 class Client:

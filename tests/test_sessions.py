@@ -24,8 +24,8 @@ from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
 from tests.conftest import make_settings
 from tests.flaky import FlakyStore
-from tests.scripted import ScriptedModel
-from tests.test_session import PATIENCE, Client, Pause, turns_of_the_loop
+from tests.scripted import Pause, ScriptedModel
+from tests.test_session import PATIENCE, Client, turns_of_the_loop
 
 
 class House:

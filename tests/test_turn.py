@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,7 +16,7 @@ from chat.turn import MODEL_ATTEMPTS, Turn, TurnKit
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
 from infra.store.sqlite import SqliteStore
-from tests.scripted import ScriptedModel, Step
+from tests.scripted import Pause, ScriptedModel, Step
 
 ONE = Usage(1, 1)
 HISTORY = [Message("user", "hello")]
@@ -24,19 +24,6 @@ HISTORY = [Message("user", "hello")]
 
 def down() -> ModelError:
     return ModelError("model_unavailable", "The model is down.", retryable=True)
-
-
-class Pause(asyncio.Event):
-    """A step that waits, and tells when it is reached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reached = asyncio.Event()
-
-    async def wait(self) -> Literal[True]:
-        """Wait, and say so."""
-        self.reached.set()
-        return await super().wait()
 
 
 @tool

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from tests.bench.load import connect
+from tests.bench.load import connect, handshake
 from tests.client import ChatClient
 
 WORDS = 2000
@@ -42,10 +42,7 @@ class Returning(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the upgrade."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.write(
-            f"GET {self._path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        self.transport.write(handshake(self._path))
 
     def data_received(self, data: bytes) -> None:
         """Look for the word."""

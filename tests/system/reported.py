@@ -6,7 +6,6 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -17,19 +16,6 @@ from infra.records import Event, SessionEnded
 from infra.store.sqlite import SqliteStore
 from tests.client import PATIENCE, ChatClient, Frame
 from tests.system.test_local import environment
-
-
-class Gate(asyncio.Event):
-    """A step at which a script stops until it is set; `reached` tells that all before it has been emitted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reached = asyncio.Event()
-
-    async def wait(self) -> Literal[True]:
-        """See `asyncio.Event.wait`."""
-        self.reached.set()
-        return await super().wait()
 
 
 class Announced:

@@ -65,8 +65,7 @@ async def test_a_reply_that_takes_too_long_is_kept_as_far_as_it_came(serve: Serv
         await client.until("token")
         server.leave()
         assert await client.closed() == 1012
-    assert (await_done := [frame for frame in client.frames if frame["type"] == "done"])
-    assert await_done[0]["reason"] == "cancelled"
+    assert [frame["reason"] for frame in client.frames if frame["type"] == "done"] == ["cancelled"]
     store = await SqliteStore.open(tmp_path / "realtime.db")
     *_, last = await store.events("s1", limit=10)
     await store.close()

@@ -13,11 +13,11 @@ from infra.llm import Message
 from infra.llm.demo import answer
 from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.scripted import ScriptedModel
+from tests.scripted import Pause, ScriptedModel
 from tests.supabase import free_port
 from tests.system import test_page
 from tests.system.browser import Relay
-from tests.system.reported import Gate, container
+from tests.system.reported import container
 from tests.system.test_http import get
 from tests.system.test_page import OpenPage, replies, said, say, session_id, shows_status
 from tests.system.test_resume import drop
@@ -66,7 +66,7 @@ async def stored(port: int, page: Page) -> list[dict[str, Any]]:
 
 async def test_a_replay_is_not_rendered_twice(serve: Serve, open_page: OpenPage) -> None:
     """However often the line breaks in a reply, each word is drawn once, in one reply under one question."""
-    gates = [Gate() for _ in range(2)]
+    gates = [Pause() for _ in range(2)]
     script = [step for number, gate in enumerate(gates) for step in (f"part {number}, ", gate)]
     async with (
         serve(model=ScriptedModel([*script, "the end"]), linger_seconds=30) as server,

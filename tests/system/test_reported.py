@@ -11,9 +11,9 @@ import pytest
 
 from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve
-from tests.scripted import RepliesTo, ScriptedModel, Step
+from tests.scripted import Pause, RepliesTo, ScriptedModel, Step
 from tests.supabase import free_port
-from tests.system.reported import Announced, Gate, container, departures, nothing_more
+from tests.system.reported import Announced, container, departures, nothing_more
 from tests.system.test_http import get
 from tests.system.test_resume import back, drop
 
@@ -21,7 +21,7 @@ from tests.system.test_resume import back, drop
 async def test_tokens_emitted_while_away_are_not_lost(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was emitted to nobody is replayed, and the turn goes on to the new socket, not to the one it began on."""
     left = departures(monkeypatch)
-    away, here = Gate(), Gate()
+    away, here = Pause(), Pause()
     model = ScriptedModel(["one ", away, "two ", "three ", here, "four"])
     async with serve(model=model, linger_seconds=30) as server:
         client = await ChatClient.connect(server.url)
@@ -61,7 +61,7 @@ async def test_a_blip_does_not_end_the_session(serve: Serve) -> None:
 
 async def test_stop_works_after_a_resume(serve: Serve) -> None:
     """The turn that began on the lost socket is stopped from the new one, and its text is kept."""
-    model = ScriptedModel(["half ", Gate()], ["whole"])
+    model = ScriptedModel(["half ", Pause()], ["whole"])
     async with serve(model=model, linger_seconds=30) as server:
         client = await ChatClient.connect(server.url)
         await client.say("go")
@@ -81,7 +81,7 @@ async def test_stop_works_after_a_resume(serve: Serve) -> None:
 @pytest.mark.parametrize("resume", [True, False])
 async def test_coming_back_before_the_first_token_finds_the_turn(serve: Serve, resume: bool) -> None:
     """`ready` names the turn that has not said a word yet, to who resumes and to who is new, and its words follow."""
-    gate = Gate()
+    gate = Pause()
     async with serve(model=ScriptedModel([gate, "hello"]), linger_seconds=30) as server:
         client = await ChatClient.connect(server.url)
         await client.say("go")
@@ -148,7 +148,7 @@ async def test_ids_made_at_once_differ_and_count_as_numbers(serve: Serve) -> Non
 
 async def test_a_second_reconnect_replays_nothing_again(serve: Serve) -> None:
     """What the first return was told is not told to the second, in the middle of a turn."""
-    away, end = Gate(), Gate()
+    away, end = Pause(), Pause()
     async with serve(model=ScriptedModel(["one ", away, "two ", end, "three"]), linger_seconds=30) as server:
         client = await ChatClient.connect(server.url)
         await client.say("hello")
@@ -169,7 +169,7 @@ async def test_a_second_reconnect_replays_nothing_again(serve: Serve) -> None:
 
 async def test_frames_reach_their_own_session_only(serve: Serve) -> None:
     """Two sessions answer side by side and both come back in between; neither sees a frame of the other."""
-    pause = {name: Gate() for name in ("apples", "bears")}
+    pause = {name: Pause() for name in ("apples", "bears")}
     script: dict[str, list[Step]] = {
         name: [*[f"{name} "] * 100, gate, *[f"{name} "] * 100] for name, gate in pause.items()
     }

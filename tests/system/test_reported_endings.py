@@ -12,15 +12,15 @@ from chat.tools.registry import Registry, tool
 from infra.llm import Message, ToolCall
 from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve
-from tests.scripted import RepliesTo, ScriptedModel
-from tests.system.reported import Announced, Gate, nothing_more, stored
+from tests.scripted import Pause, RepliesTo, ScriptedModel
+from tests.system.reported import Announced, nothing_more, stored
 from tests.system.test_faults import locked
 
 
 async def test_the_final_write_outlives_the_disconnect(serve: Serve, tmp_path: Path) -> None:
     """The store takes nothing while the client leaves mid-reply; what was said is stored all the same, then told."""
     announced = Announced()
-    async with serve(model=ScriptedModel(["half ", Gate()]), handoff=announced) as server:
+    async with serve(model=ScriptedModel(["half ", Pause()]), handoff=announced) as server:
         client = await ChatClient.connect(server.url)
         await client.until("ready")
         with locked(tmp_path):
@@ -37,7 +37,7 @@ async def test_a_failed_send_does_not_skip_the_end(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token cannot be sent, and only then the line is seen to be lost; what was said is kept, and the end is told."""
-    announced, gate, failed = Announced(), Gate(), asyncio.Event()
+    announced, gate, failed = Announced(), Pause(), asyncio.Event()
     send, send_now = Connection.send, Connection.send_now
 
     async def fails(self: Connection, message: Any) -> None:
@@ -48,7 +48,7 @@ async def test_a_failed_send_does_not_skip_the_end(
 
     monkeypatch.setattr(Connection, "send", fails)
     monkeypatch.setattr(Connection, "send_now", lambda self, text: not gate.is_set() and send_now(self, text))
-    async with serve(model=ScriptedModel(["one ", gate, "two", Gate()]), handoff=announced) as server:
+    async with serve(model=ScriptedModel(["one ", gate, "two", Pause()]), handoff=announced) as server:
         client = await ChatClient.connect(server.url)
         await client.say("go")
         await client.until("token")
@@ -62,7 +62,7 @@ async def test_a_failed_send_does_not_skip_the_end(
 
 async def test_stop_reaches_the_model(serve: Serve) -> None:
     """The call is cut short at once, not when it is over, and what it might still say is not asked for."""
-    gate = Gate()
+    gate = Pause()
     model = ScriptedModel(["half ", gate, "costly"])
     async with serve(model=model) as server, await ChatClient.connect(server.url) as client:
         await client.say("go")
@@ -77,7 +77,7 @@ async def test_stop_reaches_the_model(serve: Serve) -> None:
 
 async def test_a_session_that_ends_leaves_the_others_alone(serve: Serve) -> None:
     """One client says goodbye in the middle of its reply; its neighbour's reply goes on to the end."""
-    gate = Gate()
+    gate = Pause()
     announced = Announced()
     model = RepliesTo({}, default=["one ", gate, "two"])
     async with serve(model=model, handoff=announced) as server, await ChatClient.connect(server.url, "stays") as stays:
@@ -95,7 +95,7 @@ async def test_a_session_that_ends_leaves_the_others_alone(serve: Serve) -> None
 
 async def test_draining_one_session_cuts_no_other_short(serve: Serve) -> None:
     """On a drain an idle session leaves at once with 1012; another's reply is read to its end, and then 1012 too."""
-    gate = Gate()
+    gate = Pause()
     async with serve(model=RepliesTo({}, default=["one ", gate, "two"]), drain_seconds=30) as server:
         idle, busy = await ChatClient.connect(server.url, "idle"), await ChatClient.connect(server.url, "busy")
         await idle.until("ready")
@@ -121,7 +121,7 @@ def every_call_is_answered(messages: Sequence[Message]) -> bool:
 
 async def test_stop_while_tools_run_leaves_a_history_the_model_takes(serve: Serve) -> None:
     """Of two calls one was answered when the stop came; the next turn works, on a history without a dangling call."""
-    running = Gate()
+    running = Pause()
 
     @tool
     async def quick() -> str:
@@ -155,7 +155,7 @@ async def test_stop_while_tools_run_leaves_a_history_the_model_takes(serve: Serv
 
 async def test_a_stop_before_the_answer_is_not_lost(serve: Serve) -> None:
     """In one packet with the message, before anything of the turn is told, it stops the turn all the same."""
-    model = RepliesTo({"go": [Gate(), "costly"]}, default=["fine"])
+    model = RepliesTo({"go": [Pause(), "costly"]}, default=["fine"])
     async with serve(model=model) as server, await ChatClient.connect(server.url) as client:
         await client.until("ready")
         protocol = client.websocket.protocol

@@ -151,6 +151,40 @@ async def test_the_first_waits_for_company(far_end: FarEnd) -> None:
     await courier.close(within=1)
 
 
+async def test_what_comes_during_a_delivery_gathers_anew(far_end: FarEnd) -> None:
+    """The first that comes meanwhile waits for company, too: a request costs the same for few."""
+    far_end.weather.append(gate := asyncio.Event())
+    courier = Courier("test", far_end.deliver, batch_size=9, gather_seconds=0.02, expected=Rain)
+    courier.start()
+    courier.put(0)
+    await asyncio.wait_for(far_end.reached.wait(), PATIENCE)
+    courier.put(1)
+    gate.set()
+    async with asyncio.timeout(PATIENCE):
+        while not far_end.arrived:
+            await asyncio.sleep(0)
+    courier.put(2)
+    await asyncio.wait_for(courier.settled(), PATIENCE)
+    assert far_end.asked == [[0], [1, 2]]
+    await courier.close(within=0)
+
+
+async def test_a_full_batch_does_not_wait_for_company(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While there is enough for a batch, deliveries follow each other."""
+    monkeypatch.setattr("chat.courier.RESTS", 1e9)  # who waits after the first delivery waits too long for this test
+    far_end.weather.append(gate := asyncio.Event())
+    courier = Courier("test", far_end.deliver, batch_size=2, most_gather_seconds=3600, expected=Rain)
+    courier.start()
+    courier.put(0)
+    await asyncio.wait_for(far_end.reached.wait(), PATIENCE)
+    for item in range(1, 5):
+        courier.put(item)
+    gate.set()
+    await asyncio.wait_for(courier.settled(), PATIENCE)
+    assert far_end.asked == [[0], [1, 2], [3, 4]]
+    await courier.close(within=0)
+
+
 async def test_closing_carries_what_is_left(courier: Courier[int], far_end: FarEnd) -> None:
     """What was put before the close arrives if it can, and then nothing is lost."""
     far_end.weather.append(Rain())

@@ -41,7 +41,7 @@ class Courier(Generic[T]):
     ) -> None:
         """The first item waits `gather_seconds` for company, or `RESTS` times as long as the last delivery took.
 
-        It never waits longer than `most_gather_seconds`. So a far end that is near gets its items at once, and one
+        It never waits longer than `most_gather_seconds`, and what comes during a delivery gathers anew. So a far end that is near gets its items at once, and one
         that is far gets more of them in each of fewer deliveries.
 
         Unless the items must arrive in order, those that are not taken go back behind the others.
@@ -137,18 +137,21 @@ class Courier(Generic[T]):
         return lost
 
     async def _run(self) -> None:
+        """Gather, carry what was there when that ended and what fills a batch, and begin again."""
         time = asyncio.get_running_loop().time
         took = 0.0
         while True:
             await self._wake.wait()
             if self._most_gather_seconds:
                 await asyncio.sleep(min(max(self._gather_seconds, RESTS * took), self._most_gather_seconds))
-            while self._queue:
+            due = self._put
+            while self._queue and (self._delivered < due or len(self._queue) >= self._batch_size):
                 self._take_batch()
                 began = time()
                 await self._carry()
                 took = time() - began
-            self._wake.clear()
+            if not self._queue:
+                self._wake.clear()
 
     def _take_batch(self) -> None:
         self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]

@@ -53,6 +53,11 @@ class FlakyStore:
         await self._meet_the_weather()
         return await self._store.session(session_id)
 
+    async def transcript(self, session_id: str, *, limit: int) -> tuple[Session, list[Event]] | None:
+        """See `Store.transcript`."""
+        await self._meet_the_weather()
+        return await self._store.transcript(session_id, limit=limit)
+
     async def set_modes(self, modes: Mapping[str, Mode]) -> None:
         """See `Store.set_modes`."""
         await self._meet_the_weather()

@@ -1,6 +1,7 @@
 """Ends one session in the store: idempotent, in whatever order and however often it is asked."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from enum import Enum
 
@@ -30,7 +31,7 @@ class Outcome(Enum):
     REPEATED = "repeated"
     """They were already."""
     STALE = "stale"
-    """The user came back: the session is open again, and its next end brings its own message."""
+    """The user came back, or late events did: the session is open, and its next end brings its own message."""
 
 
 class Summarizer:
@@ -48,36 +49,38 @@ class Summarizer:
             StoreError: the store did not answer; the message must come again.
             ModelError: the same, for the model.
         """
-        session = await self._store.session(ended.session_id)
-        if session is None or session.epoch < ended.epoch:
+        found = await self._store.transcript(ended.session_id, limit=PAGE)
+        if found is None or found[0].epoch < ended.epoch:
             raise UnknownSession(f"no session {ended.session_id} at epoch {ended.epoch}")
-        outcome = await self._finish(session, ended)
+        outcome = await self._finish(*found, ended)
         log.info(outcome.value, session_id=ended.session_id, epoch=ended.epoch, reason=ended.reason)
         return outcome
 
-    async def _finish(self, session: Session, ended: SessionEnded) -> Outcome:
+    async def _finish(self, session: Session, events: list[Event], ended: SessionEnded) -> Outcome:
         if session.epoch > ended.epoch:
             return Outcome.STALE
         if session.end_time is not None:
             return Outcome.REPEATED
-        events = await self._all_events(session.session_id)
+        events += await self._the_rest(session.session_id, events)
         summary = await self._summary(session, events)
         # Clocks differ: a session does not end before its last event.
-        ended_at = max([ended.ended_at, *(event.timestamp for event in events[-1:])])
-        # The user may come back while we write, or the same message be handled twice at once: the store decides.
+        ended_at = max([ended.ended_at, *(event.timestamp for event in events)])
+        # The user may come back while we write, or the same message be handled twice at once, or an event come that is
+        # not in the summary: the store decides.
         written = await self._store.finish_session(session.session_id, ended.epoch, ended_at=ended_at, summary=summary)
         if written:
             return Outcome.WRITTEN
         now = await self._store.session(session.session_id)
-        return Outcome.STALE if now and now.epoch > ended.epoch else Outcome.REPEATED
+        return Outcome.STALE if now and (now.epoch > ended.epoch or now.end_time is None) else Outcome.REPEATED
 
-    async def _all_events(self, session_id: str) -> list[Event]:
-        events: list[Event] = []
-        while True:
-            page = await self._store.events(session_id, after=events[-1].id if events else 0, limit=PAGE)
-            events += page
-            if len(page) < PAGE:
-                return events
+    async def _the_rest(self, session_id: str, events: Sequence[Event]) -> list[Event]:
+        """What comes after these, which are the first page."""
+        rest: list[Event] = []
+        page = events
+        while len(page) >= PAGE:
+            page = await self._store.events(session_id, after=page[-1].id, limit=PAGE)
+            rest += page
+        return rest
 
     async def _summary(self, session: Session, events: list[Event]) -> str:
         plain = plain_summary(events, session.mode)

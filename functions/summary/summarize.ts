@@ -29,12 +29,13 @@ export async function summarize(ended: SessionEnded, store: Store, model: ModelS
   const events = await store.events(ended.sessionId);
   const summary = await summaryOf(session, events, model);
   // Clocks differ: a session does not end before its last event.
-  const last = events.length ? storedMoment(events[events.length - 1].timestamp) : ended.endedAt;
-  const endedAt = formatMoment(last > ended.endedAt ? last : ended.endedAt);
-  // The user may come back while we write, or the same message be handled twice at once: the store decides.
+  const moments = events.map((event) => storedMoment(event.timestamp));
+  const endedAt = formatMoment(moments.reduce((last, moment) => moment > last ? moment : last, ended.endedAt));
+  // The user may come back while we write, or the same message be handled twice at once, or an event come that is not
+  // in the summary: the store decides.
   if (await store.finishSession(ended.sessionId, ended.epoch, endedAt, summary)) return "written";
   const now = await store.session(ended.sessionId);
-  return now && now.epoch > ended.epoch ? "stale" : "repeated";
+  return now && (now.epoch > ended.epoch || now.end_time === null) ? "stale" : "repeated";
 }
 
 async function summaryOf(session: Session, events: Event[], model: ModelSettings | null): Promise<string> {

@@ -67,11 +67,16 @@ class Store(Protocol):
     async def session(self, session_id: str) -> Session | None:
         """The session's row, or None if there is none."""
 
+    async def transcript(self, session_id: str, *, limit: int) -> tuple[Session, list[Event]] | None:
+        """The session's row and its first `limit` events, oldest first: one request; None if there is no such row."""
+
     async def set_modes(self, modes: Mapping[str, Mode]) -> None:
         """Note the mode of each session id; unknown ids are passed over."""
 
     async def append(self, events: Sequence[Event]) -> None:
         """Store the events in this order; those whose `event_id` is stored already are passed over.
+
+        One that is later than its session's end opens the session again, at the same epoch: its summary is not whole.
 
         Raises:
             StoreRefused: at least one row is not acceptable, and none of these events was stored.
@@ -84,7 +89,7 @@ class Store(Protocol):
         """The last `limit` events, oldest first."""
 
     async def finish_session(self, session_id: str, epoch: int, *, ended_at: datetime, summary: str) -> bool:
-        """Write end, duration and summary, if the session is open and still at this epoch.
+        """Write end, duration and summary, if the session is open, still at this epoch, and no event is later.
 
         Returns:
             Whether this call ended it. False for a repeated or a stale one, which change nothing.

@@ -80,6 +80,11 @@ class SqliteStore:
         )
         return None if row is None else _session(row)
 
+    async def transcript(self, session_id: str, *, limit: int) -> tuple[Session, list[Event]] | None:
+        """See `Store.transcript`."""
+        session = await self.session(session_id)
+        return None if session is None else (session, await self.events(session_id, limit=limit))
+
     async def set_modes(self, modes: Mapping[str, Mode]) -> None:
         """See `Store.set_modes`."""
         rows = [(mode, session_id) for session_id, mode in modes.items()]
@@ -87,26 +92,19 @@ class SqliteStore:
 
     async def append(self, events: Sequence[Event]) -> None:
         """See `Store.append`."""
-        await self._run(
-            lambda db: db.executemany(
-                """
-                INSERT INTO events (event_id, session_id, turn_id, role, content, timestamp, metadata)
-                VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING
-                """,
-                [
-                    (
-                        e.event_id,
-                        e.session_id,
-                        e.turn_id,
-                        e.role,
-                        storable(e.content),
-                        _text(e.timestamp),
-                        _json(storable(e.metadata)),
-                    )
-                    for e in events
-                ],
+        rows = [
+            (
+                e.event_id,
+                e.session_id,
+                e.turn_id,
+                e.role,
+                storable(e.content),
+                _text(e.timestamp),
+                _json(storable(e.metadata)),
             )
-        )
+            for e in events
+        ]
+        await self._run(lambda db: _append(db, rows))
 
     async def events(self, session_id: str, *, after: int = 0, limit: int) -> list[Event]:
         """See `Store.events`."""
@@ -136,8 +134,9 @@ class SqliteStore:
                     UPDATE sessions SET end_time = ?, final_summary = ?,
                         duration = max(0, CAST(round((julianday(?) - julianday(start_time)) * 86400) AS INTEGER))
                     WHERE session_id = ? AND epoch = ? AND end_time IS NULL
+                        AND NOT EXISTS (SELECT 1 FROM events WHERE session_id = ? AND timestamp > ?)
                     """,
-                    (end, storable(summary), end, session_id, epoch),
+                    (end, storable(summary), end, session_id, epoch, session_id, end),
                 ).rowcount
                 == 1
             )
@@ -228,6 +227,24 @@ def _json(value: dict[str, Any]) -> str:
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
+
+
+def _append(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert the events, and take their end from the sessions for which they come late."""
+    db.executemany(
+        """
+        INSERT INTO events (event_id, session_id, turn_id, role, content, timestamp, metadata)
+        VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING
+        """,
+        rows,
+    )
+    db.executemany(
+        """
+        UPDATE sessions SET end_time = NULL, duration = NULL, final_summary = NULL
+        WHERE session_id = ? AND end_time < ?
+        """,
+        [(session_id, moment) for _, session_id, _, _, _, moment, _ in rows],
+    )
 
 
 def _session(row: sqlite3.Row) -> Session:

@@ -22,7 +22,7 @@ from infra.store.base import NotYours, StoreError, StoreMisconfigured, StoreRefu
 from infra.store.supabase_errors import MIGRATE, check
 from infra.telemetry import get_logger
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """What `schema_version()` must answer at least: raised with a migration that this file needs."""
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=60.0)
@@ -123,6 +123,26 @@ class SupabaseStore:
         rows = await self._run_in_turn(self._client.table("sessions").select("*").eq("session_id", session_id))
         return _session(rows[0]) if rows else None
 
+    async def transcript(self, session_id: str, *, limit: int) -> tuple[Session, list[Event]] | None:
+        """See `Store.transcript`. More requests follow only where the server's cap on rows cuts the first one."""
+        session: Session | None = None
+
+        async def page(last: int | None, size: int) -> list[Any]:
+            nonlocal session
+            if last is not None:
+                return await self._events_after(session_id, last, size)
+            query = self._client.table("sessions").select("*, events(*)").eq("session_id", session_id)
+            of_events = query.order("id", foreign_table="events").limit(size, foreign_table="events")
+            rows = await self._run_in_turn(of_events)
+            if not rows:
+                return []
+            session = _session(rows[0])
+            events: list[Any] = rows[0]["events"]
+            return events
+
+        events = await self._pages(page, limit)
+        return session and (session, [_event(row) for row in events])
+
     async def set_modes(self, modes: Mapping[str, Mode]) -> None:
         """See `Store.set_modes`."""
         for mode in sorted(set(modes.values())):
@@ -154,13 +174,14 @@ class SupabaseStore:
         """See `Store.events`."""
 
         async def page(last: int | None, size: int) -> list[Any]:
-            query = self._client.table("events").select("*").eq("session_id", session_id)
-            rows: list[Any] = await self._run_in_turn(
-                query.gt("id", after if last is None else last).order("id").limit(size)
-            )
-            return rows
+            return await self._events_after(session_id, after if last is None else last, size)
 
         return [_event(row) for row in await self._pages(page, limit)]
+
+    async def _events_after(self, session_id: str, last: int, size: int) -> list[Any]:
+        query = self._client.table("events").select("*").eq("session_id", session_id)
+        rows: list[Any] = await self._run_in_turn(query.gt("id", last).order("id").limit(size))
+        return rows
 
     async def latest_events(self, session_id: str, *, limit: int) -> list[Event]:
         """See `Store.latest_events`."""

@@ -239,6 +239,19 @@ async def test_the_latest_events(store: Store) -> None:
     assert await store.latest_events(session.session_id, limit=100) == await stored(store, session.session_id)
 
 
+async def test_a_transcript_is_the_session_and_its_first_events(store: Store) -> None:
+    """The row and the events are as the single verbs give them, in order, up to the limit."""
+    session, empty = await an_open_session(store), await an_open_session(store)
+    await store.append([an_event(session.session_id, str(n)) for n in range(7)])
+    await store.set_modes({session.session_id: "casual"})
+    row = await store.session(session.session_id)
+    assert row
+    assert await store.transcript(session.session_id, limit=100) == (row, await stored(store, session.session_id))
+    assert await store.transcript(session.session_id, limit=3) == (row, (await stored(store, session.session_id))[:3])
+    assert await store.transcript(empty.session_id, limit=100) == (empty, [])
+    assert await store.transcript(fresh("s"), limit=100) is None
+
+
 async def test_sessions_do_not_mix(store: Store) -> None:
     """Events of a batch go each to its own session."""
     one, two = await an_open_session(store), await an_open_session(store)
@@ -310,6 +323,32 @@ async def test_ends_at_once_are_one(store: Store) -> None:
     session = await an_open_session(store)
     ends = (store.finish_session(session.session_id, 1, ended_at=DAWN, summary=str(n)) for n in range(10))
     assert sorted(await asyncio.gather(*ends)) == [False] * 9 + [True]
+
+
+async def test_a_late_event_opens_an_ended_session_again(store: Store) -> None:
+    """Its end and summary are gone, its epoch is the same; and it can be ended once more, now with the event."""
+    late, other = await an_open_session(store), await an_open_session(store)
+    for session in (late, other):
+        await store.finish_session(session.session_id, 1, ended_at=DAWN + MINUTE, summary="Not whole.")
+    event = an_event(late.session_id, timestamp=DAWN + 2 * MINUTE)
+    await store.append([event, an_event(other.session_id, timestamp=DAWN + MINUTE)])
+    assert await store.session(late.session_id) == late
+    unchanged = await store.session(other.session_id)
+    assert unchanged
+    assert unchanged.final_summary == "Not whole."
+    assert await store.finish_session(late.session_id, 1, ended_at=DAWN + 2 * MINUTE, summary="Whole.") is True
+    await store.append([event])
+    finished = await store.session(late.session_id)
+    assert finished
+    assert (finished.epoch, finished.duration, finished.final_summary) == (1, 120, "Whole.")
+
+
+async def test_a_session_does_not_end_before_an_event(store: Store) -> None:
+    """Who writes a summary without the last event comes too early, and is told so."""
+    session = await an_open_session(store)
+    await store.append([an_event(session.session_id, timestamp=DAWN + 2 * MINUTE)])
+    assert await store.finish_session(session.session_id, 1, ended_at=DAWN + MINUTE, summary="Not whole.") is False
+    assert await store.session(session.session_id) == session
 
 
 async def test_an_unknown_session_does_not_end(store: Store) -> None:

@@ -159,7 +159,7 @@ def test_adoption(database: tuple[str, Connection], wanted: set[tuple[str, ...]]
     ).fetchone()
     assert added
     assert added["id"] > last
-    ended = connection.execute("select finish_session(%s, 2, %s, '')", (ENDED, DAWN)).fetchone()
+    ended = connection.execute("select finish_session(%s, 2, now(), '')", (ENDED,)).fetchone()
     assert ended == {"finish_session": True}
     before = all_of(connection, "sessions", "session_id"), all_of(connection, "events", "id")
     connection.execute("reset role")

@@ -170,6 +170,9 @@ async def test_a_session_of_five_thousand_events(supabase: Supabase) -> None:
         await store.append([_event(session_id, text) for text in texts[start : start + 500]])
     assert await contents(store, session_id) == texts
     assert [event.content for event in await store.latest_events(session_id, limit=2500)] == texts[2500:]
+    transcript = await store.transcript(session_id, limit=2500)
+    assert transcript
+    assert [event.content for event in transcript[1]] == texts[:2500]
     await store.close()
 
 

@@ -1,5 +1,6 @@
 """What is said of a conversation."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from infra.llm import ModelError
 from infra.records import Event, Role, SessionEnded, utc_now
 from infra.settings import Settings
 from infra.store.sqlite import SqliteStore
-from tests.scripted import ScriptedModel
+from tests.scripted import Pause, ScriptedModel
 
 
 def event(role: Role, content: str = "", turn: str = "t1", **metadata: Any) -> Event:
@@ -95,3 +96,22 @@ async def test_a_model_that_may_work_later_is_left_to_the_queue(settings: Settin
     """A retryable failure is raised, so that the message comes again."""
     with pytest.raises(ModelError):
         await summarize(settings, ScriptedModel([ModelError("model_timeout", "late", retryable=True)]))
+
+
+async def test_an_event_that_comes_meanwhile_makes_the_summary_stale(settings: Settings) -> None:
+    """It is not in the text, so nothing is written; the session is open, and its next end has it summarised whole."""
+    store = await SqliteStore.open(settings.data_dir / "realtime.db")
+    await store.open_session("s1", "ann", at=utc_now(), container_id="c")
+    await store.append(CONVERSATION)
+    ended = SessionEnded(session_id="s1", epoch=1, ended_at=utc_now(), reason="crashed")
+    summarizer = Summarizer(store, ScriptedModel([pause := Pause(), "Too short."], ["Whole."]))
+    outcome = asyncio.create_task(summarizer.summarize(ended))
+    await asyncio.wait_for(pause.reached.wait(), 5)
+    await store.append([event("user", "one more thing", "t3")])
+    pause.set()
+    assert await outcome is Outcome.STALE
+    assert await summarizer.summarize(ended) is Outcome.WRITTEN
+    session = await store.session("s1")
+    await store.close()
+    assert session
+    assert session.final_summary == "Whole."

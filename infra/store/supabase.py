@@ -141,7 +141,7 @@ class SupabaseStore:
             return events
 
         events = await self._pages(page, limit)
-        return session and (session, [_event(row) for row in events])
+        return None if session is None else (session, [_event(row) for row in events])
 
     async def set_modes(self, modes: Mapping[str, Mode]) -> None:
         """See `Store.set_modes`."""

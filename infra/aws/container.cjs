@@ -1,0 +1,31 @@
+// What container.yml needs, asked while the template is made: `Rules` of CloudFormation do not get past the framework.
+
+const NEEDED = {
+  vpcId: 'the VPC it lives in, vpc-…',
+  publicSubnets: 'two subnets of the load balancer, comma-separated, in different zones',
+  privateSubnets: 'subnets of the containers, comma-separated, whose way out is a NAT gateway',
+  certificateArn: "the certificate of your domain, in ACM and in the stack's region",
+  supabaseUrl: 'https://<project ref>.supabase.co',
+  supabaseKeyArn: 'the SSM parameter or secret that holds the service key',
+  allowedOrigins: 'the pages that may connect, https://example.com, or * for all',
+};
+const NEEDED_FOR_OPENAI = {
+  llmModel: 'for example gpt-4o-mini',
+  openaiKeyArn: 'the SSM parameter or secret that holds the API key',
+};
+
+module.exports = async ({ resolveVariable }) => {
+  const given = (name, otherwise = '') => resolveVariable(`param:${name}, '${otherwise}'`);
+  const container = await given('container', 'off');
+  if (!['off', 'registry', 'on'].includes(container)) throw `container=${container}: must be off, registry or on`;
+  if (container !== 'on') return { container };
+
+  const needed = (await given('llmProvider')) === 'openai' ? { ...NEEDED, ...NEEDED_FOR_OPENAI } : NEEDED;
+  const missing = [];
+  for (const [name, what] of Object.entries(needed)) if (!(await given(name))) missing.push(`${name} (${what})`);
+  if (!(await given('containerTag')) && !(await given('containerImage')))
+    missing.push('containerTag (of the image you pushed), or containerImage (of one elsewhere)');
+  // A string, not an Error: of that the framework would print the stack.
+  if (missing.length) throw `container=on needs --param="name=value" for: ${missing.join('; ')}`;
+  return { container };
+};

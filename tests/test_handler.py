@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 import pytest
 
 from functions.summary import handler as module
+from functions.summary.summarize import Summarizer
 from infra.event_source import EventSource
 from infra.records import Event, SessionEnded, utc_now
 from infra.settings import SettingsError
+from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
 from tests.queue import Queue
 
@@ -218,3 +220,84 @@ def test_a_handler_that_raises_leaves_the_whole_batch(queue: Queue) -> None:
     assert EventSource(queue.sqs, queue.url, raising).poll(0) == 2
     queue.retry_at_once()
     assert queue.counts() == (0, 2)
+
+
+def by_http(body: str, authorization: str | None = "Bearer s3cret") -> dict[str, Any]:
+    """The event of API Gateway's HTTP API, version 2.0, for a POST of this body."""
+    headers = {"content-type": "application/json"} | ({"authorization": authorization} if authorization else {})
+    http = {"method": "POST", "path": "/summary", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "x"}
+    return {
+        "version": "2.0",
+        "routeKey": "POST /summary",
+        "rawPath": "/summary",
+        "rawQueryString": "",
+        "headers": headers,
+        "requestContext": {"http": http, "stage": "$default", "domainName": "localhost"},
+        "body": body,
+        "isBase64Encoded": False,
+    }
+
+
+@pytest.fixture
+def call(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any]]:
+    """Send a message by HTTP to the handler, whose secret is s3cret; status and answer."""
+    monkeypatch.setenv("HANDOFF_SECRET", "s3cret")
+
+    def calling(body: str, authorization: str | None = "Bearer s3cret") -> tuple[int, Any]:
+        answer = handle(by_http(body, authorization))
+        return answer["statusCode"], json.loads(answer["body"])
+
+    return calling
+
+
+def test_a_message_may_come_by_http(
+    loop: asyncio.AbstractEventLoop, store: SqliteStore, call: Callable[..., tuple[int, Any]]
+) -> None:
+    """With the secret, one message is handled as from the queue, and the answer says what it led to."""
+    start = talk(loop, store, opens=2)
+    at = start + timedelta(seconds=5)
+    assert call(ended(epoch=2, at=at)) == (200, {"outcome": "written"})
+    assert row(loop, store)[:2] == (at, 5)
+    assert call(ended(epoch=2, at=at)) == (200, {"outcome": "repeated"})
+    assert call(ended(epoch=1)) == (200, {"outcome": "stale"})
+    assert call(ended(epoch=3)) == (409, {"error": "no session s1 at epoch 3"})
+    status, answer = call('{"session_id": "s1"}')
+    assert (status, "epoch" in answer["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer ", "Bearer wrong", "Bearer s3cret2", "s3cre", "Bearer \u00e9"]
+)
+def test_by_http_only_who_has_the_secret_is_heard(
+    loop: asyncio.AbstractEventLoop,
+    store: SqliteStore,
+    call: Callable[..., tuple[int, Any]],
+    authorization: str | None,
+) -> None:
+    """Everybody else is refused, and nothing is written."""
+    talk(loop, store)
+    assert call(ended(), authorization)[0] == 401
+    assert row(loop, store) == (None, None, None)
+
+
+def test_without_a_secret_nobody_is_heard_by_http(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that was given none is not open to those who send none."""
+    monkeypatch.delenv("HANDOFF_SECRET", raising=False)
+    for authorization in (None, "", "Bearer ", "Bearer None"):
+        assert handle(by_http(ended(), authorization))["statusCode"] == 401
+
+
+def test_by_http_a_store_that_fails_has_the_message_come_again(
+    call: Callable[..., tuple[int, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is 503, and quotes nothing of what is stored; what nobody foresaw is a bare 500."""
+    for failure, expected in (
+        (StoreUnavailable("the database is locked"), (503, {"error": "the database is locked"})),
+        (RuntimeError("what the user said"), (500, {"error": "unexpected"})),
+    ):
+
+        async def fail(*_: Any, failure: Exception = failure) -> None:
+            raise failure
+
+        monkeypatch.setattr(Summarizer, "summarize", fail)
+        assert call(ended()) == expected

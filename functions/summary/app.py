@@ -1,10 +1,12 @@
-"""The function as an ASGI application: one route, which takes a batch of queue records."""
+"""The function as an ASGI application: a route for a batch of queue records, and one for a message by HTTP."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from functions.summary.summarize import Summarizer, UnknownSession
@@ -12,6 +14,11 @@ from infra.llm import ModelError
 from infra.records import SessionEnded
 from infra.store import StoreError
 from infra.telemetry import get_logger
+
+SQS_PATH = "/sqs"
+"""Where a batch of the queue is posted. API Gateway has no route to it."""
+STATUS: dict[type[Exception], int] = {ValueError: 400, UnknownSession: 409, ModelError: 502, StoreError: 503}
+"""How a message that came by HTTP is answered when it failed: as the Edge function does."""
 
 log = get_logger("summary")
 
@@ -31,17 +38,38 @@ class Batch(BaseModel):
     Records: list[Record]
 
 
-def create_app(summarizer: Callable[[], Awaitable[Summarizer]]) -> FastAPI:
-    """The application. `summarizer` is awaited on each request, so that the first one may open the store."""
+def create_app(summarizer: Callable[[], Awaitable[Summarizer]], secret: str | None = None) -> FastAPI:
+    """The application. `summarizer` is awaited on each request, so that the first one may open the store.
+
+    Who brings a session by HTTP must bring the `secret`, too; without one nobody can.
+    """
     app = FastAPI(title="Session summary", docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.post("/sqs")
+    @app.post(SQS_PATH)
     async def sqs(batch: Batch) -> dict[str, Any]:
         """Handle each record for itself, all at once; name those that must come again."""
         ready = await summarizer()
         taken = await asyncio.gather(*(_take(ready, record) for record in batch.Records))
         failed = [record.messageId for record, good in zip(batch.Records, taken, strict=True) if not good]
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+
+    @app.post("/summary")
+    async def summary(request: Request) -> JSONResponse:
+        """Handle one `SessionEnded` that comes by HTTP; with any answer but 200 it should be sent again."""
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not secret or not secrets.compare_digest(given.encode(), secret.encode()):
+            return JSONResponse({"error": "HANDOFF_SECRET is not set, or not what was sent"}, 401)
+        try:
+            ended = SessionEnded.from_json((await request.body()).decode())
+            outcome = await (await summarizer()).summarize(ended)
+        except Exception as error:
+            status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+            if status == 500:
+                log.exception("message failed")
+            else:
+                log.error("message failed", cause=str(error), status=status)
+            return JSONResponse({"error": str(error) if status != 500 else "unexpected"}, status)
+        return JSONResponse({"outcome": outcome.value})
 
     return app
 

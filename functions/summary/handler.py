@@ -16,7 +16,7 @@ from infra.telemetry import configure_logging
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Take a batch of `SessionEnded` messages; answer with those that failed."""
+    """Take a batch of `SessionEnded` messages, and answer with those that failed; or one, as an HTTP request."""
     return _adapter()(event, context)
 
 
@@ -26,7 +26,8 @@ def _adapter() -> Mangum:
     if _in_lambda() and not settings.supabase_url:
         raise SettingsError("SUPABASE_URL: needed in AWS Lambda, where a SQLite file would not last")
     configure_logging(settings.log_level, settings.log_format)
-    app = create_app(_Opened(settings).summarizer)
+    secret = settings.handoff_secret and settings.handoff_secret.get_secret_value()
+    app = create_app(_Opened(settings).summarizer, secret)
     # No lifespan: Mangum would start and stop the application, and its connections, on every invocation.
     return Mangum(app, lifespan="off", custom_handlers=[SqsBatch])
 

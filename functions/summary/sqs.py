@@ -8,7 +8,7 @@ from typing import Any
 
 from mangum.types import LambdaConfig, LambdaContext, LambdaEvent, Response, Scope
 
-PATH = "/sqs"
+from functions.summary.app import SQS_PATH
 
 
 class SqsBatch:
@@ -38,8 +38,8 @@ class SqsBatch:
             "http_version": "1.1",
             "method": "POST",
             "scheme": "https",
-            "path": PATH,
-            "raw_path": PATH.encode(),
+            "path": SQS_PATH,
+            "raw_path": SQS_PATH.encode(),
             "root_path": "",
             "query_string": b"",
             "headers": [[b"content-type", b"application/json"]],

@@ -9,10 +9,6 @@ const NEEDED = {
   supabaseKeyArn: 'the SSM parameter or secret that holds the service key',
   allowedOrigins: 'the pages that may connect, https://example.com, or * for all',
 };
-const NEEDED_FOR_OPENAI = {
-  llmModel: 'for example gpt-4o-mini',
-  openaiKeyArn: 'the SSM parameter or secret that holds the API key',
-};
 
 module.exports = async ({ resolveVariable }) => {
   const given = (name, otherwise = '') => resolveVariable(`param:${name}, '${otherwise}'`);
@@ -20,11 +16,15 @@ module.exports = async ({ resolveVariable }) => {
   if (!['off', 'registry', 'on'].includes(container)) throw `container=${container}: must be off, registry or on`;
   if (container !== 'on') return { container };
 
-  const needed = (await given('llmProvider')) === 'openai' ? { ...NEEDED, ...NEEDED_FOR_OPENAI } : NEEDED;
   const missing = [];
-  for (const [name, what] of Object.entries(needed)) if (!(await given(name))) missing.push(`${name} (${what})`);
+  for (const [name, what] of Object.entries(NEEDED)) if (!(await given(name))) missing.push(`${name} (${what})`);
   if (!(await given('containerTag')) && !(await given('containerImage')))
     missing.push('containerTag (of the image you pushed), or containerImage (of one elsewhere)');
+  if ((await given('llmProvider')) === 'openai') {
+    if (!(await given('llmModel'))) missing.push('llmModel (for example gpt-4o-mini)');
+    if (!(await given('openaiKeyArn')) && !(await given('openaiBaseUrl')))
+      missing.push('openaiKeyArn (the SSM parameter or secret that holds the API key), or openaiBaseUrl');
+  }
   // A string, not an Error: of that the framework would print the stack.
   if (missing.length) throw `container=on needs --param="name=value" for: ${missing.join('; ')}`;
   return { container };

@@ -112,7 +112,8 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     """A session that was just opened."""
     store = await SqliteStore.open(tmp_path / "session.db")
     row = await store.open_session("s", "u", at=utc_now(), container_id="box")
-    journal = Journal(store, Metrics(), max_events=100)
+    metrics = Metrics()
+    journal = Journal(store, metrics, max_events=100)
     journal.start()
     model = ScriptedModel()
     conversation = Conversation(
@@ -124,7 +125,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         new_id=lambda: str(uuid4()),
         now=utc_now,
     )
-    kit = TurnKit(model, Registry([give_up]), stall_seconds=PATIENCE, tool_seconds=PATIENCE, max_tool_rounds=3)
+    kit = TurnKit(model, Registry([give_up]), PATIENCE, PATIENCE, max_tool_rounds=3, metrics=metrics)
     opened = Room(
         Session(conversation, ToolContext("s", "u", store, journal.settled), journal, kit), model, journal, store
     )

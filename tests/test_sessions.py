@@ -36,9 +36,10 @@ class House:
         self.sqlite = sqlite
         self.store = FlakyStore(sqlite)
         self.model = ScriptedModel()
-        self.journal = Journal(self.store, Metrics(), max_events=100)
+        self.metrics = Metrics()
+        self.journal = Journal(self.store, self.metrics, max_events=100)
         self.endings = Courier("endings", self._announce, batch_size=9, expected=HandoffUnavailable)
-        kit = TurnKit(self.model, Registry([]), stall_seconds=PATIENCE, tool_seconds=PATIENCE, max_tool_rounds=3)
+        kit = TurnKit(self.model, Registry([]), PATIENCE, PATIENCE, max_tool_rounds=3, metrics=self.metrics)
         self.sessions = Sessions(self.store, self.journal, kit, self.endings, self.settings, "box")
         self.announced: list[tuple[SessionEnded, list[str]]] = []
         self.clients: list[Client] = []

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from chat.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.metrics import Metrics
 from chat.protocol import Usage
 from chat.tools.registry import Registry, ToolContext, ToolError, tool
 from chat.turn import MODEL_ATTEMPTS, Turn, TurnKit
@@ -99,13 +100,22 @@ def _retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chat.turn.backoff", lambda attempt, first, most: 0.0)
 
 
-def a_turn(talk: Talk, model: Model, *, stall: float = 5.0, tool_seconds: float = 5.0, rounds: int = 3) -> Turn:
+def a_turn(
+    talk: Talk,
+    model: Model,
+    *,
+    stall: float = 5.0,
+    tool_seconds: float = 5.0,
+    rounds: int = 3,
+    metrics: Metrics | None = None,
+) -> Turn:
     kit = TurnKit(
         model=model,
         tools=Registry([double, fail, hang]),
         stall_seconds=stall,
         tool_seconds=tool_seconds,
         max_tool_rounds=rounds,
+        metrics=metrics or Metrics(),
     )
     return Turn("t", talk, kit)
 
@@ -333,7 +343,14 @@ async def test_cancelling_stops_the_tools(talk: Talk) -> None:
             stopped.set()
 
     call = ToolCall("c", "watched", "{}")
-    kit = TurnKit(ScriptedModel([call]), Registry([watched]), stall_seconds=5, tool_seconds=5, max_tool_rounds=3)
+    kit = TurnKit(
+        ScriptedModel([call]),
+        Registry([watched]),
+        stall_seconds=5,
+        tool_seconds=5,
+        max_tool_rounds=3,
+        metrics=Metrics(),
+    )
     running = asyncio.create_task(Turn("t", talk, kit).run())
     await working.reached.wait()
     running.cancel()

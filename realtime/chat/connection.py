@@ -11,8 +11,10 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-SEND, DROP, LISTEN = "chat.send", "chat.drop", "chat.listen"
-"""The keys in the ASGI scope's extensions for `Connection.send_now`, `Connection.drop` and `Connection.listen`."""
+from chat.metrics import LOST
+
+SEND, DROP, LISTEN, CLOSED_WITH = "chat.send", "chat.drop", "chat.listen", "chat.closed_with"
+"""The keys in the ASGI scope's extensions for `send_now`, `drop`, `listen` and `closed_with` of `Connection`."""
 GRACE_SECONDS = 5.0
 """How long a reader that wakes up has to read its close code before the socket is torn down."""
 
@@ -28,7 +30,12 @@ class Connection(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if not self.close_sent:
             extensions: dict[str, Any] = self.scope["extensions"]
-            extensions |= {SEND: self.send_now, DROP: self.drop, LISTEN: self.listen}
+            extensions |= {
+                SEND: self.send_now,
+                DROP: self.drop,
+                LISTEN: self.listen,
+                CLOSED_WITH: self.closed_with,
+            }
 
     def listen(self, take: Callable[[str], bool] | None) -> None:
         """Offer the next text frame to `take` as it arrives, a step of the loop before `receive` would have it.
@@ -71,6 +78,13 @@ class Connection(WebSocketsSansIOProtocol):
         self.close_sent = True
         self.transport.close()
         self.loop.call_later(GRACE_SECONDS, self.transport.abort)
+
+    def closed_with(self) -> int:
+        """The code the connection is closed with, by whoever was first; `LOST` if nobody said a word.
+
+        `receive` does not know it where uvicorn itself gave the client up, as on a missing pong.
+        """
+        return self.conn.close_sent.code if self.conn.close_sent else LOST
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived; answer also a handshake that only the HTTP parser could read, such as a 9 kB cookie."""

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import chain
 from typing import Generic, TypeVar
 
 from chat.backoff import backoff
@@ -41,8 +42,8 @@ class Courier(Generic[T]):
     ) -> None:
         """The first item waits `gather_seconds` for company, or `RESTS` times as long as the last delivery took.
 
-        It never waits longer than `most_gather_seconds`, and what comes during a delivery gathers anew. So a far end that is near gets its items at once, and one
-        that is far gets more of them in each of fewer deliveries.
+        It never waits longer than `most_gather_seconds`, and what comes during a delivery gathers anew. So a far end
+        that is near gets its items at once, and one that is far gets more of them in each of fewer deliveries.
 
         Unless the items must arrive in order, those that are not taken go back behind the others.
 
@@ -102,6 +103,10 @@ class Courier(Generic[T]):
     def waiting(self) -> int:
         """How many items have not arrived."""
         return self._put - self._delivered
+
+    def held(self) -> Iterator[T]:
+        """What has not arrived: where it must arrive in order, the oldest first."""
+        return (item for _, item in chain(self._batch, self._queue))
 
     async def settled(self) -> None:
         """Wait until everything put so far has arrived, and what an earlier process left."""

@@ -9,9 +9,10 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
 
-from chat.connection import DROP, LISTEN, SEND
+from chat.connection import CLOSED_WITH, DROP, LISTEN, SEND
 from chat.inputs import CancelAsked, FrameRefused, Position, UserSaid
 from chat.journal import Journal
+from chat.metrics import LOST
 from chat.outbox import Outbox
 from chat.protocol import Cancel, CloseCode, Error, ErrorCode, Ping, Pong, ProtocolError, encode, parse
 from chat.session import Session
@@ -45,6 +46,7 @@ class SessionSocket:
     def __init__(self, sessions: Sessions, journal: Journal, settings: Settings) -> None:
         self._sessions = sessions
         self._journal = journal
+        self._metrics = sessions.metrics
         self._max_chars = settings.max_message_chars
         self._origins = settings.origins
 
@@ -57,6 +59,7 @@ class SessionSocket:
         await send({"type": "websocket.accept"})
         outbox = Outbox(lambda code: _drop(scope, code), scope["extensions"].get(SEND))
         writer = asyncio.create_task(_write(outbox, send))
+        self._metrics.sockets_open.inc()
         try:
             await self._serve(scope, receive, outbox)
             if outbox.is_closing():  # the close is queued behind the frames that explain it
@@ -65,6 +68,7 @@ class SessionSocket:
         finally:
             outbox.abandon()
             writer.cancel()
+            self._metrics.closed(scope["extensions"].get(CLOSED_WITH, lambda: LOST)())
 
     def _origin_allowed(self, scope: Scope) -> bool:
         if self._origins == ["*"]:
@@ -81,11 +85,13 @@ class SessionSocket:
             _check_ids(session_id, user_id)
             session = await self._sessions.attach(session_id, user_id, outbox, _position(query))
         except Refused as refused:
+            self._metrics.openings_refused.labels(refused.code.value).inc()
             outbox.put(encode(Error(0, refused.code, str(refused), retry_after=refused.retry_after)))
             outbox.close(refused.close_code)
             return
         except Exception:
             log.exception("session cannot be opened", session_id=session_id)
+            self._metrics.openings_refused.labels(ErrorCode.INTERNAL.value).inc()
             outbox.put(encode(Error(0, ErrorCode.INTERNAL, SORRY)))
             outbox.close(CloseCode.INTERNAL)
             return

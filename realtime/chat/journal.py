@@ -8,7 +8,7 @@ from chat.courier import Courier
 from chat.metrics import Metrics
 from chat.shelf import Shelf
 from chat.spool import Spool
-from infra.records import Event, Mode
+from infra.records import Event, Mode, utc_now
 from infra.store import Store, StoreMisconfigured, StoreRefused, StoreUnavailable
 from infra.telemetry import get_logger
 
@@ -51,6 +51,7 @@ class Journal:
         )
         self._recovered: set[str] = set()
         metrics.journal_depth.set_function(self._courier.waiting)
+        metrics.journal_lag.set_function(self.lag)
 
     async def recover(self, spool: Spool) -> None:
         """Keep a copy there of what the store does not take, and store first what an earlier process left.
@@ -74,6 +75,12 @@ class Journal:
     def record_mode(self, session_id: str, mode: Mode) -> None:
         """Store the session's mode soon."""
         self._courier.put(_Entry((session_id, mode)))
+
+    def lag(self) -> float:
+        """Age in seconds of the oldest event that waits, even if an earlier process recorded it; 0 without one."""
+        written = (entry.written for entry in self._courier.held())
+        oldest = next((each for each in written if isinstance(each, Event)), None)
+        return max(0.0, (utc_now() - oldest.timestamp).total_seconds()) if oldest else 0.0
 
     def is_full(self) -> bool:
         """Whether as much waits as may."""

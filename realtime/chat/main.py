@@ -99,6 +99,7 @@ async def open_backend(
             stall_seconds=settings.llm_timeout_seconds,
             tool_seconds=settings.tool_timeout_seconds,
             max_tool_rounds=settings.max_tool_rounds,
+            metrics=metrics,
         )
         sessions = Sessions(store, journal, kit, endings, settings, container_id)
         sessions.start()

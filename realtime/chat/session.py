@@ -9,7 +9,7 @@ from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, Sto
 from chat.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
 from chat.journal import Journal
 from chat.outbox import Outbox
-from chat.protocol import CloseCode, ErrorCode, Token, encode
+from chat.protocol import CloseCode, Done, ErrorCode, Token, encode
 from chat.tools.registry import ToolContext
 from chat.turn import SORRY, Turn, TurnKit
 from infra.llm import Message
@@ -63,9 +63,13 @@ class Session:
             self.outboxes.remove(outbox)
         self._made_room()
 
+    def is_running(self) -> bool:
+        """Whether a turn is answered now."""
+        return self._conversation.is_running()
+
     async def idle(self) -> None:
         """Wait until no turn runs or waits."""
-        while self._conversation.is_running():
+        while self.is_running():
             self._idle.clear()
             await self._idle.wait()
 
@@ -110,7 +114,10 @@ class Session:
         if type(frame) is Token:
             for outbox in self.outboxes:
                 outbox.put_token(frame)
-        elif self.outboxes:
+            return
+        if type(frame) is Done:
+            self._kit.metrics.turns.labels(frame.reason).inc()
+        if self.outboxes:
             text = encode(frame)
             for outbox in self.outboxes:
                 outbox.put(text)

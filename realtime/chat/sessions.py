@@ -54,6 +54,7 @@ class Sessions:
         container_id: str,
     ) -> None:
         """`endings` carries ended sessions to the queue; None where nobody writes summaries."""
+        self.metrics = kit.metrics
         self._store = store
         self._journal = journal
         self._kit = kit
@@ -66,6 +67,11 @@ class Sessions:
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
+        live = self._live
+        self.metrics.sessions_live.set_function(lambda: len(live))
+        self.metrics.turns_running.set_function(lambda: sum(session.is_running() for session in live.values()))
+        if endings:
+            self.metrics.handoff_depth.set_function(endings.waiting)
 
     def start(self) -> None:
         """Begin to watch for readers that are too slow, on the running loop."""

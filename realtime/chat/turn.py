@@ -15,6 +15,8 @@ import msgspec
 
 from chat.backoff import backoff
 from chat.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
+from chat.pace import Pace
 from chat.protocol import ErrorCode, Usage
 from chat.tools.registry import Registry, ToolContext, ToolError
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
@@ -58,6 +60,10 @@ class TurnKit(msgspec.Struct, frozen=True):
     stall_seconds: float
     tool_seconds: float
     max_tool_rounds: int
+    metrics: Metrics
+
+    def __post_init__(self) -> None:
+        self.metrics.offer(spec.name for spec in self.tools.specs())
 
 
 class Turn:
@@ -68,6 +74,7 @@ class Turn:
         self._talk = talk
         self._kit = kit
         self._call_ids: set[str] = set()
+        self._pace = Pace(kit.metrics)
 
     async def run(self) -> None:
         """Run to the end and tell it, unless the task is cancelled: then its session knows."""
@@ -91,6 +98,8 @@ class Turn:
         except Exception:
             log.exception("turn failed", turn_id=turn_id)
             talk.dispatch(TurnFailed(turn_id, ErrorCode.INTERNAL, SORRY))
+        finally:
+            self._pace.over()
 
     async def _ask(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
         """One round of the model, tried again only while nothing of it was shown."""
@@ -120,6 +129,8 @@ class Turn:
                 armed = time()
                 async for chunk in chunks:
                     if type(chunk) is TextDelta:
+                        if not shown:
+                            self._pace.speaks()
                         self._talk.dispatch(TokenCame(self._turn_id, chunk.text))
                         shown += 1
                     elif type(chunk) is ToolCall:
@@ -143,16 +154,20 @@ class Turn:
         except ModelError as error:
             error.retryable = error.retryable and not shown  # a reply that began cannot begin again
             raise
+        finally:
+            self._pace.fell_silent(shown, to_call=bool(calls))
         return calls, finished
 
     async def _answer(self, call: ToolCall) -> None:
         """Run one tool; whatever goes wrong is a result that the model can read."""
         result, problem = None, None
+        outcome: Outcome = "error"
         try:
             async with asyncio.timeout(self._kit.tool_seconds):
                 result = await self._kit.tools.call(call.name, call.arguments, self._talk.context)
+            outcome = "ok"
         except TimeoutError:
-            problem = f"no answer within {self._kit.tool_seconds:g} s"
+            problem, outcome = f"no answer within {self._kit.tool_seconds:g} s", "timeout"
         except ToolError as error:
             problem = well_formed(str(error))
         except asyncio.CancelledError:
@@ -162,6 +177,8 @@ class Turn:
         except Exception:
             log.exception("tool failed", turn_id=self._turn_id, tool=call.name)
             problem = "the tool failed"
+        tool = call.name if call.name in self._kit.tools else UNKNOWN_TOOL
+        self._kit.metrics.tool_calls.labels(tool, outcome).inc()
         self._talk.dispatch(ToolAnswered(self._turn_id, call.call_id, result, problem))
 
     def _unique(self, call: ToolCall) -> ToolCall:

@@ -102,6 +102,9 @@ class Registry:
             self._tools[each.spec.name] = each
         self._specs = [each.spec for each in self._tools.values()]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._tools
+
     def specs(self) -> list[ToolSpec]:
         """What the model is told."""
         return self._specs

@@ -91,6 +91,10 @@ async def open_store(url: str, key: str, within: float = 0.0) -> SupabaseStore:
     return await SupabaseStore.open(settings, within=within)
 
 
+def fresh(prefix: str) -> str:
+    return f"{prefix}-{uuid4().hex}"
+
+
 def fresh_database(postgres: Postgres, *, migrated: bool = True) -> str:
     """The URL of a new database, as a new Supabase project has it, with our migrations or before them."""
     name = f"db_{uuid4().hex}"

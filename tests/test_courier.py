@@ -154,15 +154,13 @@ async def test_the_first_waits_for_company(far_end: FarEnd) -> None:
 async def test_what_comes_during_a_delivery_gathers_anew(far_end: FarEnd) -> None:
     """The first that comes meanwhile waits for company, too: a request costs the same for few."""
     far_end.weather.append(gate := asyncio.Event())
-    courier = Courier("test", far_end.deliver, batch_size=9, gather_seconds=0.02, expected=Rain)
+    courier = Courier("test", far_end.deliver, batch_size=9, gather_seconds=0.1, expected=Rain)
     courier.start()
     courier.put(0)
     await asyncio.wait_for(far_end.reached.wait(), PATIENCE)
     courier.put(1)
     gate.set()
-    async with asyncio.timeout(PATIENCE):
-        while not far_end.arrived:
-            await asyncio.sleep(0)
+    await until(lambda: far_end.arrived == [0])
     courier.put(2)
     await asyncio.wait_for(courier.settled(), PATIENCE)
     assert far_end.asked == [[0], [1, 2]]

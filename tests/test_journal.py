@@ -352,9 +352,7 @@ async def test_only_a_session_that_was_left_something_waits_for_it(store: FlakyS
     assert not caught_up.done()
     gate.set()
     await asyncio.wait_for(caught_up, PATIENCE)
-    async with asyncio.timeout(PATIENCE):
-        while len(store.appended) < 2:
-            await asyncio.sleep(0)
+    await until(lambda: len(store.appended) == 2)
     assert len(await stored(store)) == 1  # what came after is on its way, and never arrives
     await journal.close(within=0)
 

@@ -26,7 +26,7 @@ def _adapter() -> Mangum:
     if _in_lambda() and not settings.supabase_url:
         raise SettingsError("SUPABASE_URL: needed in AWS Lambda, where a SQLite file would not last")
     configure_logging(settings.log_level, settings.log_format)
-    secret = settings.handoff_secret and settings.handoff_secret.get_secret_value()
+    secret = settings.handoff_secret.get_secret_value() if settings.handoff_secret else None
     app = create_app(_Opened(settings).summarizer, secret)
     # No lifespan: Mangum would start and stop the application, and its connections, on every invocation.
     return Mangum(app, lifespan="off", custom_handlers=[SqsBatch])

@@ -14,7 +14,7 @@ from infra.store import NotYours, Store, StoreError, StoreRefused
 from infra.store.sqlite import SqliteStore
 from infra.store.supabase import SupabaseStore
 from tests.conftest import make_settings
-from tests.supabase import Supabase
+from tests.supabase import Supabase, fresh
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -42,10 +42,6 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     opened = await BACKENDS[request.param](request, tmp_path)
     yield opened
     await opened.close()
-
-
-def fresh(prefix: str) -> str:
-    return f"{prefix}-{uuid4().hex}"
 
 
 async def an_open_session(store: Store, user_id: str | None = None, at: datetime = DAWN) -> Session:

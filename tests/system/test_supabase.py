@@ -17,11 +17,7 @@ from infra.supabase_local import Postgres
 from tests.client import ChatClient
 from tests.conftest import Serve
 from tests.gateway import BAD_GATEWAY, Answer, Cut, Gateway, too_many
-from tests.supabase import Supabase, a_lite, fresh_database, open_store
-
-
-def fresh(prefix: str) -> str:
-    return f"{prefix}-{uuid4().hex}"
+from tests.supabase import Supabase, a_lite, fresh, fresh_database, open_store
 
 
 async def contents(store: SupabaseStore, session_id: str) -> list[str]:

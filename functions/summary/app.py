@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from functions.summary.summarize import Summarizer, UnknownSession
+from functions.aws import Numbers
+from functions.summary.summarize import Outcome, Summarizer, UnknownSession
 from infra.llm import ModelError
 from infra.records import SessionEnded
 from infra.store import StoreError
@@ -19,6 +21,9 @@ SQS_PATH = "/sqs"
 """Where a batch of the queue is posted. API Gateway has no route to it."""
 STATUS: dict[type[Exception], int] = {ValueError: 400, UnknownSession: 409, ModelError: 502, StoreError: 503}
 """How a message that came by HTTP is answered when it failed: as the Edge function does."""
+
+FAILED = "Failed"
+"""The number beside `Written`, `Repeated` and `Stale`."""
 
 log = get_logger("summary")
 
@@ -38,7 +43,7 @@ class Batch(BaseModel):
     Records: list[Record]
 
 
-def create_app(summarizer: Callable[[], Awaitable[Summarizer]], secret: str | None = None) -> FastAPI:
+def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers, secret: str | None = None) -> FastAPI:
     """The application. `summarizer` is awaited on each request, so that the first one may open the store.
 
     Who brings a session by HTTP must bring the `secret`, too; without one nobody can.
@@ -49,8 +54,9 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], secret: str | No
     async def sqs(batch: Batch) -> dict[str, Any]:
         """Handle each record for itself, all at once; name those that must come again."""
         ready = await summarizer()
-        taken = await asyncio.gather(*(_take(ready, record) for record in batch.Records))
-        failed = [record.messageId for record, good in zip(batch.Records, taken, strict=True) if not good]
+        outcomes = await asyncio.gather(*(_take(ready, record) for record in batch.Records))
+        numbers.count(Counter(FAILED if outcome is None else outcome.name.capitalize() for outcome in outcomes))
+        failed = [record.messageId for record, outcome in zip(batch.Records, outcomes, strict=True) if outcome is None]
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
     @app.post("/summary")
@@ -68,20 +74,20 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], secret: str | No
                 log.exception("message failed")
             else:
                 log.error("message failed", cause=str(error), status=status)
+            numbers.count({FAILED: 1})
             return JSONResponse({"error": str(error) if status != 500 else "unexpected"}, status)
+        numbers.count({outcome.name.capitalize(): 1})
         return JSONResponse({"outcome": outcome.value})
 
     return app
 
 
-async def _take(summarizer: Summarizer, record: Record) -> bool:
-    """Whether the record is done with. One that is not comes again, and in the end to the dead-letter queue."""
+async def _take(summarizer: Summarizer, record: Record) -> Outcome | None:
+    """What the record led to. None if it failed: then it comes again, and in the end to the dead-letter queue."""
     try:
-        await summarizer.summarize(SessionEnded.from_json(record.body))
+        return await summarizer.summarize(SessionEnded.from_json(record.body))
     except (ValueError, UnknownSession, StoreError, ModelError) as error:
         log.error("record failed", message_id=record.messageId, cause=str(error))
     except Exception:
         log.exception("record failed", message_id=record.messageId)
-    else:
-        return True
-    return False
+    return None

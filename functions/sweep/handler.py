@@ -1,30 +1,27 @@
 """What Lambda calls on a schedule. Built on the first call and kept for the next ones, the event loop with it."""
 
 import asyncio
-import os
 from functools import cache
 from typing import Any
 
+from functions.aws import Numbers, bind_request, start
 from functions.sweep.sweep import Sweeper
 from infra.handoff import Handoff, open_handoff
-from infra.settings import Settings, SettingsError, load_settings
+from infra.settings import Settings, SettingsError
 from infra.store import Store, open_store
-from infra.telemetry import configure_logging
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Sweep once, whatever the event says; answer with the number of sessions handed off."""
+    bind_request(context)
     return {"handed_off": _opened().sweep()}
 
 
 @cache
 def _opened() -> "_Opened":
-    settings = load_settings()
-    if _in_lambda() and not settings.supabase_url:
-        raise SettingsError("SUPABASE_URL: needed in AWS Lambda, where a SQLite file would not last")
+    settings = start()
     if not settings.disconnect_queue_url and not settings.handoff_url:
         raise SettingsError("DISCONNECT_QUEUE_URL, HANDOFF_URL: one is needed, to hand off what is found")
-    configure_logging(settings.log_level, settings.log_format)
     return _Opened(settings)
 
 
@@ -33,13 +30,16 @@ class _Opened:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._numbers = Numbers("sweep")
         self._runner = asyncio.Runner()
         self._store: Store | None = None
         self._handoff: Handoff | None = None
 
     def sweep(self) -> int:
         """See `Sweeper.sweep`."""
-        return self._runner.run(self._sweep())
+        taken = self._runner.run(self._sweep())
+        self._numbers.count({"HandedOff": taken})
+        return taken
 
     async def _sweep(self) -> int:
         self._store = self._store or await open_store(self._settings)
@@ -53,8 +53,3 @@ class _Opened:
             if opened:
                 self._runner.run(opened.close())
         self._runner.close()
-
-
-def _in_lambda() -> bool:
-    """Whether this is AWS's own Lambda; `sls invoke local` sets the function's name too, and IS_LOCAL."""
-    return "AWS_LAMBDA_FUNCTION_NAME" in os.environ and "IS_LOCAL" not in os.environ

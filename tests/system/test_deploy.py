@@ -330,6 +330,12 @@ async def test_the_deployed_zip_handles_the_queues_messages(aws: Aws, supabase: 
     assert row.final_summary == "A conversation of 1 message and 1 reply about apples."
     dead = sqs.receive_message(QueueUrl=aws.queue_url("session-ended-dead"), MaxNumberOfMessages=10)["Messages"]
     assert [message["Body"] for message in dead] == ["poison"]
+    lines = [json.loads(line) for line in (tmp_path / "logs").read_text().splitlines()]
+    (written,) = [line for line in lines if line.get("event") == "written"]
+    assert (written["session_id"], written["epoch"], bool(written["request_id"])) == (session_id, 1, True)
+    counted = [(line["service"], line.get("Written"), line.get("Failed")) for line in lines if "_aws" in line]
+    assert counted == [("summary", [1.0], [1.0]), *[("summary", None, [1.0])] * 4]
+    assert "apples" not in (tmp_path / "logs").read_text()
 
 
 async def test_the_deployed_sweep_hands_off_what_a_dead_container_left(

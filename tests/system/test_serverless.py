@@ -2,54 +2,31 @@
 
 import asyncio
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
-import pytest
-
+from infra.records import SessionEnded, utc_now
 from infra.store.sqlite import SqliteStore
 from tests.client import ChatClient
 from tests.conftest import Serve
-
-ROOT = Path(__file__).resolve().parents[2]
-SLS = ROOT / "node_modules" / ".bin" / "sls"
+from tests.sls import ROOT, run_sls
 
 
-@pytest.fixture
-def sls() -> str:
-    """The Serverless CLI that `package.json` pins."""
-    missing = None if shutil.which("node") else "Node.js is not installed"
-    if missing is None and not SLS.exists():
-        missing = "the Serverless CLI is not installed: run npm ci"
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-    return str(SLS)
+async def invoke_local(event: Path, data_dir: Path) -> Any:
+    """What the function returns for the event in this file, on the database there, without credentials."""
+    arguments = ["invoke", "local", "-f", "summary", "--path", str(event)]
+    printed = await asyncio.to_thread(run_sls, *arguments, environment={"DATA_DIR": str(data_dir)})
+    _, brace, result = f"\n{printed}".rpartition("\n{\n")  # the CLI prints the function's logs first
+    return json.loads(brace + result)
 
 
-async def test_invoke_local_summarises_a_session(serve: Serve, tmp_path: Path, sls: str) -> None:
+async def test_invoke_local_summarises_a_session(serve: Serve, tmp_path: Path) -> None:
     """`sls invoke local` with the recorded event prints an empty `batchItemFailures`, and the row has its summary."""
     async with serve() as server, await ChatClient.connect(server.url, "walkthrough") as client:
         await client.say("fetch the sales data")
         await client.until("done", reason="complete")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    finished = await asyncio.to_thread(
-        subprocess.run,
-        [sls, "invoke", "local", "-f", "summary", "--path", "tests/events/session-ended.json"],
-        cwd=ROOT,
-        env=environment | {"DATA_DIR": str(tmp_path), "VIRTUAL_ENV": sys.prefix, "SLS_TELEMETRY_DISABLED": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    _, brace, result = finished.stdout.partition("\n{")  # the CLI prints the function's logs first
-    assert json.loads(brace + result) == {"batchItemFailures": []}
+    recorded = ROOT / "tests" / "events" / "session-ended.json"
+    assert await invoke_local(recorded, tmp_path) == {"batchItemFailures": []}
     store = await SqliteStore.open(tmp_path / "realtime.db")
     session = await store.session("walkthrough")
     await store.close()
@@ -57,3 +34,28 @@ async def test_invoke_local_summarises_a_session(serve: Serve, tmp_path: Path, s
     assert session.final_summary == (
         "An analytical conversation of 1 message and 1 reply about sales. Tools used: fetch_data."
     )
+
+
+async def test_invoke_local_names_what_of_a_batch_failed(tmp_path: Path) -> None:
+    """Of good, repeated, stale and malformed records only the malformed and the unknown must come again."""
+    store = await SqliteStore.open(tmp_path / "realtime.db")
+    for session_id, opens in (("good", 1), ("back", 2)):
+        for _ in range(opens):
+            await store.open_session(session_id, "ann", at=utc_now(), container_id="box")
+
+    def ended(session_id: str) -> str:
+        return SessionEnded(session_id=session_id, epoch=1, ended_at=utc_now(), reason="closed").to_json()
+
+    bodies = {"good": ended("good"), "stale": ended("back"), "malformed": "{", "unknown": ended("nobody")}
+    bodies["repeated"] = bodies["good"]
+    recorded = json.loads((ROOT / "tests" / "events" / "session-ended.json").read_text())["Records"][0]
+    event = tmp_path / "event.json"
+    records = [recorded | {"messageId": name, "body": body} for name, body in bodies.items()]
+    event.write_text(json.dumps({"Records": records}))
+    failures = (await invoke_local(event, tmp_path))["batchItemFailures"]
+    assert failures == [{"itemIdentifier": "malformed"}, {"itemIdentifier": "unknown"}]
+    good, back = [await store.session(session_id) for session_id in ("good", "back")]
+    await store.close()
+    assert good
+    assert back
+    assert (good.final_summary, back.final_summary) == ("The session ended before anything was said.", None)

@@ -1,6 +1,7 @@
 """The server on Supabase: what it survives while it runs, and what it holds."""
 
 import asyncio
+from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 import chat.courier
-from infra.records import Event, utc_now
+from functions.summary.summarize import Outcome, Summarizer
+from infra.records import Event, SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
 from infra.supabase_local import Postgres
 from tests.client import ChatClient
@@ -190,3 +192,26 @@ async def test_the_databases_clock_counts_for_nothing(supabase: Supabase) -> Non
     assert (opened.start_time, row.end_time, row.duration) == (then, then + timedelta(seconds=30), 30)
     assert [event.timestamp for event in await store.events(session_id, limit=1)] == [then + timedelta(seconds=10)]
     await store.close()
+
+
+# How often it is asked
+
+
+async def test_a_summary_takes_one_read_and_one_write(supabase: Supabase, gateway: Gateway) -> None:
+    """A batch of ten sessions of fifty events: one request to read each, one to end it, and all sessions at once."""
+    store = await open_store(gateway.url, supabase.service_key)
+    session_ids = [fresh("batch") for _ in range(10)]
+    for session_id in session_ids:
+        await store.open_session(session_id, "u1", at=utc_now(), container_id="c")
+    await store.append([_event(session_id, str(number)) for session_id in session_ids for number in range(50)])
+    gateway.seen.clear()
+    summarizer = Summarizer(store, None)
+    ends = [SessionEnded(session_id=each, epoch=1, ended_at=utc_now(), reason="closed") for each in session_ids]
+    outcomes = await asyncio.gather(*(summarizer.summarize(ended) for ended in ends))
+    await store.close()
+    assert set(outcomes) == {Outcome.WRITTEN}
+    assert Counter(what.split("?")[0].split("&")[0] for _, what in gateway.seen) == {
+        "GET /rest/v1/sessions": 10,
+        "POST /rest/v1/rpc/finish_session": 10,
+    }
+    assert all(what.startswith("GET") for _, what in gateway.seen[:5]), "one after the other"

@@ -53,6 +53,15 @@ def create_router(store: Store, metrics: Metrics, is_draining: Callable[[], bool
             return healthy | {"status": "unhealthy", "failing": ["store"]}
         return healthy
 
+    @router.get("/live")
+    async def live(response: Response) -> dict[str, Any]:
+        """Whether this container should be sent clients: 200, or 503 while it drains. For what starts containers anew.
+
+        The store is not asked: one that is down would be no reason to lose what waits for it on this container's disk.
+        """
+        response.status_code = 503 if is_draining() else 200
+        return {"status": "draining" if is_draining() else "live"}
+
     @router.get("/metrics")
     async def numbers() -> Response:
         """The container's metrics, for Prometheus."""

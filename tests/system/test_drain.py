@@ -44,6 +44,7 @@ async def test_a_running_reply_may_finish(serve: Serve) -> None:
         server.leave()
         async with httpx.AsyncClient() as http:
             unwell = await http.get(f"{server.http}/health")
+            assert (await http.get(f"{server.http}/live")).status_code == 503
         assert (unwell.status_code, unwell.json()["failing"]) == (503, ["draining"])
         late = await ChatClient.connect(server.url, "late")
         assert (await late.next())["code"] == "restarting"

@@ -50,12 +50,13 @@ async def test_health_is_exactly_this(serve: Serve) -> None:
 
 
 async def test_health_names_a_store_that_fails(serve: Serve, tmp_path: Path) -> None:
-    """With its tables gone the container answers 503, unhealthy, and says which part it is."""
+    """With its tables gone the container answers 503, unhealthy, and says which part it is; but it is live."""
     async with serve() as server:
         with closing(sqlite3.connect(tmp_path / "realtime.db")) as saboteur:
             saboteur.execute("DROP TABLE events")
             saboteur.execute("DROP TABLE sessions")
         status, body = await get(f"{server.http}/health")
+        assert await get(f"{server.http}/live") == (200, {"status": "live"})
     assert (status, body) == (503, HEALTHY | {"status": "unhealthy", "failing": ["store"]})
 
 

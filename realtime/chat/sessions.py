@@ -24,6 +24,8 @@ OPEN_SECONDS = 10.0
 """How long a client waits for its session to be opened before it is told to come back."""
 LAST_SAVED_SECONDS = 2.0
 """How long a client that is sent elsewhere is kept for the news that its last events are stored."""
+ANNOUNCED_SECONDS = 5.0
+"""How long a container that goes away waits for the queue to take the ends of its sessions: a thousand take two."""
 MOST_RECONNECTS_A_SECOND = 200
 WATCH_SECONDS = 1.0
 """How often the readers' deadlines are looked at: one timer for all, not one a frame."""
@@ -130,6 +132,10 @@ class Sessions:
         )
         if self._leaving:
             await asyncio.wait(self._leaving.values(), timeout=LAST_SAVED_SECONDS)
+        if self._endings:  # what is not taken now lies on a disk that may go with this container
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCED_SECONDS):
+                    await self._endings.settled()
 
     async def _drain_one(self, session: Session, deadline: float, reconnect_in: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,9 +1,11 @@
 """Going away: SIGTERM sends every client elsewhere, and loses nothing."""
 
 import asyncio
+import resource
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -13,8 +15,10 @@ import chat.sessions
 from infra.store.sqlite import SqliteStore
 from tests.client import ChatClient
 from tests.conftest import Serve
+from tests.queue import Queue
 from tests.scripted import RepliesTo, ScriptedModel
 from tests.supabase import free_port
+from tests.system.test_ending import announced, using
 from tests.system.test_local import environment
 
 
@@ -87,14 +91,16 @@ async def test_a_second_signal_hurries(serve: Serve) -> None:
 
 
 async def test_draining_many_sessions_loses_nothing(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hundreds of live sessions, all in the middle of an answer: every one is stored, and ended once."""
+    """A thousand live sessions, all in the middle of an answer: every one is stored, and ended once."""
     monkeypatch.setattr(chat.sessions, "LAST_SAVED_SECONDS", 20.0)
-    count = 300
+    count = 1000
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))  # both ends of each socket are in this process
     go = asyncio.Event()
     model = RepliesTo({}, default=["one ", go, "two"])
-    async with serve(model=model, drain_seconds=30) as server:
+    async with serve(**using(queue), model=model, drain_seconds=30) as server:
         clients = [await ChatClient.connect(server.url, f"s{number}") for number in range(count)]
         for client in clients:
             await client.say("hello")
@@ -102,11 +108,16 @@ async def test_draining_many_sessions_loses_nothing(
         server.leave()
         go.set()
         assert await asyncio.gather(*(client.closed() for client in clients)) == [1012] * count
+        ended: Counter[str] = Counter()
+        async with asyncio.timeout(10):
+            while ended.total() < count:
+                ended.update(each.session_id for each in await announced(queue))
     assert {client.text() for client in clients} == {"one two"}
     store = await SqliteStore.open(tmp_path / "realtime.db")
     stored = [[event.content for event in await store.events(f"s{number}", limit=10)] for number in range(count)]
     await store.close()
     assert stored == [["hello", "one two"]] * count
+    assert ended == {f"s{number}": 1 for number in range(count)}
 
 
 async def test_sigterm_reaches_the_drain(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from chat.__main__ import create_server, listen
 from chat.main import open_backend
+from chat.server import create_server, listen
 from infra.settings import Settings
 from infra.telemetry import configure_logging
 from tests.gateway import gateway  # noqa: F401 - a fixture

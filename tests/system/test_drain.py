@@ -16,6 +16,7 @@ from tests.client import ChatClient
 from tests.conftest import Serve
 from tests.queue import Queue
 from tests.scripted import RepliesTo, ScriptedModel
+from tests.spooled import until
 from tests.supabase import free_port
 from tests.system.test_ending import using
 from tests.system.test_local import environment
@@ -143,3 +144,28 @@ async def _when_it_listens(port: int) -> ChatClient:
                 return await ChatClient.connect(f"ws://127.0.0.1:{port}")
             except OSError:
                 await asyncio.sleep(0.05)
+
+
+async def test_sigterm_at_the_start_is_not_lost(tmp_path: Path) -> None:
+    """To a container's first process the kernel brings only signals with a handler: there is one before all else."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "chat"),
+        env=environment(tmp_path, free_port()),
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),  # as the kernel does
+    )
+    try:
+        await until(lambda: _catches_sigterm(process.pid))
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 10) == 128 + signal.SIGTERM
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _catches_sigterm(pid: int) -> bool:
+    """Whether the process has a handler, by the bits of `SigCgt` (man proc_pid_status)."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)

@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 import websockets
 
-from tests.bench import resume
+from tests.bench import cold, resume
 from tests.bench.load import connect, drive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,7 +265,19 @@ def bench_resume(table: Table, rounds: int) -> None:
     table.add(name, "until resumed p99, ms", statistics.median(waits), None, "<= 2 s", lambda ours, _: ours <= 2000)
 
 
-PARTS = {"streaming": bench_streaming, "resume": bench_resume, "supabase": bench_supabase}
+def bench_cold(table: Table, rounds: int) -> None:
+    """A function's cold start: ours beside the imports of a naive one."""
+    progress("cold start: what is imported")
+    handler, with_store, naive = cold.medians(rounds + 2)
+    name, most = "cold start, the handler", "<= 0.6 x"
+    table.add(name, "import, CPU ms", handler.cpu_ms, naive.cpu_ms, most, lambda ours, other: ours <= 0.6 * other)
+    table.add(name, "peak memory, MiB", handler.peak_mib, naive.peak_mib, most, lambda ours, other: ours <= 0.6 * other)
+    name = "cold start, and its store"
+    table.add(name, "import, CPU ms", with_store.cpu_ms, naive.cpu_ms)
+    table.add(name, "peak memory, MiB", with_store.peak_mib, naive.peak_mib)
+
+
+PARTS = {"streaming": bench_streaming, "resume": bench_resume, "supabase": bench_supabase, "cold": bench_cold}
 
 
 def main() -> None:

@@ -4,10 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from infra.settings import Settings, SettingsError, load_settings
-from infra.telemetry import configure_logging
+from infra.telemetry import bind, configure_logging
 
 NAMESPACE = "RealtimeAIBackend"
 """Where CloudWatch keeps the functions' numbers; its dimension `service` is the function."""
@@ -34,7 +32,7 @@ def in_lambda() -> bool:
 def bind_request(context: Any) -> None:
     """Put the request's id on every line of the log from here on."""
     if request_id := getattr(context, "aws_request_id", None):
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        bind(request_id=request_id)
 
 
 class Numbers:

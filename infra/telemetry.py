@@ -1,6 +1,6 @@
 """Structured logs, one line an event, on standard error.
 
-`session_id`, `epoch` and `turn_id` are bound where they are known. Message contents and secrets are never
+`session_id`, `epoch`, `turn_id` and `request_id` are bound where they are known. Message contents and secrets are never
 logged: what a user said belongs in the store alone.
 """
 
@@ -45,6 +45,11 @@ def configure_logging(level: str, log_format: str) -> None:
     # Libraries speak up only when something is wrong: uvicorn's access lines carry user ids, and one line
     # a request is the load balancer's business.
     logging.basicConfig(level=max(logging.WARNING, getattr(logging, level.upper())), handlers=[handler], force=True)
+
+
+def bind(**values: Any) -> None:
+    """Put these on every line that is logged from here on in this task, and in the tasks it begins."""
+    structlog.contextvars.bind_contextvars(**values)
 
 
 def get_logger(name: str, **bound: Any) -> structlog.typing.FilteringBoundLogger:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import unicodedata
 from typing import Any
+from uuid import uuid4
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
@@ -20,7 +21,7 @@ from chat.sessions import Refused, Sessions
 from chat.turn import SORRY
 from infra.records import SESSION_ID
 from infra.settings import Settings
-from infra.telemetry import get_logger
+from infra.telemetry import bind, get_logger
 
 EXPLICIT = (1000, 1001)
 """Close codes of a client that said goodbye. All others, 1005 (none given) among them, may be a lost network."""
@@ -28,6 +29,7 @@ FAIR_SHARE = 32
 """Frames one socket may have handled before the others get a turn."""
 JOURNAL_RETRY_SECONDS = 5.0
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9=;:,._/+-]{1,200}")
 LAST_WORDS_SECONDS = 5.0
 """How long a client has to read why it is being closed."""
 
@@ -83,6 +85,7 @@ class SessionSocket:
         user_id = query.get("user_id") or "anonymous"
         try:
             _check_ids(session_id, user_id)
+            bind(request_id=_request_id(scope), session_id=session_id)
             session = await self._sessions.attach(session_id, user_id, outbox, _position(query))
         except Refused as refused:
             self._metrics.openings_refused.labels(refused.code.value).inc()
@@ -90,7 +93,7 @@ class SessionSocket:
             outbox.close(refused.close_code)
             return
         except Exception:
-            log.exception("session cannot be opened", session_id=session_id)
+            log.exception("session cannot be opened")
             self._metrics.openings_refused.labels(ErrorCode.INTERNAL.value).inc()
             outbox.put(encode(Error(0, ErrorCode.INTERNAL, SORRY)))
             outbox.close(CloseCode.INTERNAL)
@@ -170,6 +173,13 @@ def _drop(scope: Scope, code: CloseCode) -> None:
     drop: Any = scope["extensions"].get(DROP)
     if drop:
         drop(code.code, code.reason)
+
+
+def _request_id(scope: Scope) -> str:
+    """What the load balancer or the client calls this connection, or a name of our own."""
+    headers = dict(scope["headers"])
+    given = (headers.get(b"x-request-id") or headers.get(b"x-amzn-trace-id") or b"").decode("latin-1")
+    return given if REQUEST_ID.fullmatch(given) else uuid4().hex
 
 
 def _position(query: QueryParams) -> Position | None:

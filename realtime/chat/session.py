@@ -1,6 +1,7 @@
 """One live session: it performs what the conversation decides, and owns the turn's task and the sockets' outboxes."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from chat.protocol import CloseCode, Done, ErrorCode, Token, encode
 from chat.tools.registry import ToolContext
 from chat.turn import SORRY, Turn, TurnKit
 from infra.llm import Message
-from infra.telemetry import get_logger
+from infra.telemetry import bind, get_logger
 
 STOP_SECONDS = 5.0
 
@@ -117,6 +118,8 @@ class Session:
             return
         if type(frame) is Done:
             self._kit.metrics.turns.labels(frame.reason).inc()
+            where = {"session_id": self.session_id, "epoch": self.epoch, "turn_id": frame.turn_id}
+            log.info("turn ended", **where, reason=frame.reason)
         if self.outboxes:
             text = encode(frame)
             for outbox in self.outboxes:
@@ -136,7 +139,9 @@ class Session:
         self.dispatch(EventsSaved(through))
 
     def _start_turn(self, effect: StartTurn) -> None:
-        self._turn = asyncio.create_task(Turn(effect.turn_id, self, self._kit).run())
+        context = contextvars.copy_context()  # the turn's log names the turn, also where a library or a tool writes it
+        context.run(bind, session_id=self.session_id, epoch=self.epoch, turn_id=effect.turn_id)
+        self._turn = asyncio.create_task(Turn(effect.turn_id, self, self._kit).run(), context=context)
         # A turn tells its own end. One whose library cancelled it cannot, and nobody must wait for it.
         died = TurnFailed(effect.turn_id, ErrorCode.INTERNAL, SORRY)
 

@@ -93,10 +93,10 @@ class Turn:
                     for call in calls:
                         running.create_task(self._answer(call))
         except ModelError as error:
-            log.warning("model failed", turn_id=turn_id, code=error.code, cause=_name(error))
+            log.warning("model failed", code=error.code, cause=_name(error))
             talk.dispatch(TurnFailed(turn_id, error.code, str(error)))
         except Exception:
-            log.exception("turn failed", turn_id=turn_id)
+            log.exception("turn failed")
             talk.dispatch(TurnFailed(turn_id, ErrorCode.INTERNAL, SORRY))
         finally:
             self._pace.over()
@@ -111,7 +111,7 @@ class Turn:
                 attempt += 1
                 if not error.retryable or attempt == MODEL_ATTEMPTS:
                     raise
-                log.info("model call is tried again", turn_id=self._turn_id, code=error.code, attempt=attempt)
+                log.info("model call is tried again", code=error.code, attempt=attempt)
             await asyncio.sleep(backoff(attempt - 1, first=0.25, most=4))
 
     async def _stream(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
@@ -175,7 +175,7 @@ class Turn:
                 raise
             problem = "the tool gave up"  # its own doing, not a stop of ours
         except Exception:
-            log.exception("tool failed", turn_id=self._turn_id, tool=call.name)
+            log.exception("tool failed", tool=call.name)
             problem = "the tool failed"
         tool = call.name if call.name in self._kit.tools else UNKNOWN_TOOL
         self._kit.metrics.tool_calls.labels(tool, outcome).inc()

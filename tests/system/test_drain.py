@@ -125,7 +125,7 @@ async def test_sigterm_reaches_the_drain(tmp_path: Path) -> None:
         sys.executable, "-m", "chat", env=environment(tmp_path, port), cwd=tmp_path, stderr=subprocess.DEVNULL
     )
     try:
-        client = await _when_it_listens(port)
+        client = await when_it_listens(port)
         await client.until("ready")
         process.send_signal(signal.SIGTERM)
         assert await client.closed() == 1012
@@ -137,7 +137,7 @@ async def test_sigterm_reaches_the_drain(tmp_path: Path) -> None:
             await process.wait()
 
 
-async def _when_it_listens(port: int) -> ChatClient:
+async def when_it_listens(port: int) -> ChatClient:
     async with asyncio.timeout(20):
         while True:
             try:

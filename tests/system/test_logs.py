@@ -1,0 +1,49 @@
+"""What the container says of a session, for whoever reads it at night."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.supabase import free_port
+from tests.system.test_drain import when_it_listens
+from tests.system.test_local import environment
+
+SECRET = "sk-this-is-a-secret"
+
+
+async def lines_of_a_visit(data_dir: Path, said: str) -> list[dict[str, Any]]:
+    """The container's log, as JSON, of one session in which this was said."""
+    port = free_port()
+    named = {"LOG_FORMAT": "json", "LOG_LEVEL": "debug", "HANDOFF_URL": "http://127.0.0.1:9/", "HANDOFF_SECRET": SECRET}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "chat"),
+        env=environment(data_dir, port) | named,
+        cwd=data_dir,
+        stderr=subprocess.PIPE,
+    )
+    client = await when_it_listens(port)
+    await client.say(said)
+    await client.until("done")
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.wait_for(process.communicate(), 30)
+    return [json.loads(line) for line in log.decode().splitlines()]
+
+
+async def test_the_log_tells_of_a_session_and_not_what_was_said(tmp_path: Path) -> None:
+    """Every line is JSON; those of a session name it, its epoch and turn; no content and no secret is in any."""
+    lines = await lines_of_a_visit(tmp_path, "fetch my blueberry data")
+    opened, turn, ended = (
+        next(line for line in lines if line["event"] == event)
+        for event in ("session opened", "turn ended", "session ended")
+    )
+    assert opened["request_id"]
+    assert {line["session_id"] for line in (opened, turn, ended)} == {"s1"}
+    assert {line["epoch"] for line in (opened, turn, ended)} == {1}
+    assert (bool(turn["turn_id"]), turn["reason"], ended["reason"]) == (True, "complete", "shutdown")
+    text = json.dumps(lines)
+    assert "blueberry" not in text
+    assert SECRET not in text

@@ -34,6 +34,17 @@ THIS_MACHINE = {
     "wheels": "manylinux2014_x86_64",
 }
 """What the zip is packed for that is run here; one for Lambda is packed for its Python, on arm64."""
+DUMMY = {
+    "supabaseUrl": "https://dummy.supabase.co",
+    "container": "on",
+    "containerTag": "1",
+    "vpcId": "vpc-12345678",
+    "publicSubnets": "subnet-11111111,subnet-22222222",
+    "privateSubnets": "subnet-33333333,subnet-44444444",
+    "certificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/11111111-2222-3333-4444-555555555555",
+    "supabaseKeyArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod-AbCdEf:SUPABASE_KEY::",
+    "allowedOrigins": "https://example.com",
+}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 
 
@@ -52,10 +63,10 @@ class Package:
 
 @pytest.fixture(scope="module")
 def prod(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """The package for stage prod, made with dummy parameters and no credentials."""
+    """The package of everything for stage prod, made with dummy parameters and no credentials."""
     folder = tmp_path_factory.mktemp("package")
-    environment = {"SUPABASE_URL": "https://dummy.supabase.co"}
-    run_sls("package", "--stage", "prod", "--package", str(folder), environment=environment)
+    parameters = [f"--param={name}={value}" for name, value in DUMMY.items()]
+    run_sls("package", "--stage", "prod", "--package", str(folder), *parameters, environment={})
     template = folder / "cloudformation-template-update-stack.json"
     return Package(json.loads(template.read_text()), template, folder / "realtime-ai-backend.zip")
 

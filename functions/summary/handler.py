@@ -3,15 +3,18 @@
 from functools import cache
 from typing import Any
 
-from mangum import Mangum
+from functions import cold
 
-from functions.aws import Numbers, bind_request, start
-from functions.summary.app import create_app
-from functions.summary.sqs import SqsBatch
-from functions.summary.summarize import Summarizer
-from infra.llm import open_model
-from infra.settings import Settings
-from infra.store import open_store
+with cold.imports():
+    from mangum import Mangum
+
+    from functions.aws import Numbers, bind_request, start
+    from functions.summary.app import create_app
+    from functions.summary.sqs import SqsBatch
+    from functions.summary.summarize import Summarizer
+    from infra.llm import open_model
+    from infra.settings import Settings
+    from infra.store import open_store
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -4,11 +4,14 @@ import asyncio
 from functools import cache
 from typing import Any
 
-from functions.aws import Numbers, bind_request, start
-from functions.sweep.sweep import Sweeper
-from infra.handoff import Handoff, open_handoff
-from infra.settings import Settings, SettingsError
-from infra.store import Store, open_store
+from functions import cold
+
+with cold.imports():
+    from functions.aws import Numbers, bind_request, start
+    from functions.sweep.sweep import Sweeper
+    from infra.handoff import Handoff, open_handoff
+    from infra.settings import Settings, SettingsError
+    from infra.store import Store, open_store
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -183,6 +183,19 @@ async def test_a_full_batch_does_not_wait_for_company(far_end: FarEnd, monkeypat
     await courier.close(within=0)
 
 
+async def test_after_a_full_batch_nobody_waits(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is much to carry, a request more or less does not count: the next item goes at once."""
+    monkeypatch.setattr("chat.courier.RESTS", 1e9)
+    courier = Courier("test", far_end.deliver, batch_size=2, most_gather_seconds=3600, expected=Rain)
+    courier.start()
+    for items in ([0, 1], [2]):
+        for item in items:
+            courier.put(item)
+        await asyncio.wait_for(courier.settled(), PATIENCE)
+    assert far_end.asked == [[0, 1], [2]]
+    await courier.close(within=0)
+
+
 async def test_closing_carries_what_is_left(courier: Courier[int], far_end: FarEnd) -> None:
     """What was put before the close arrives if it can, and then nothing is lost."""
     far_end.weather.append(Rain())

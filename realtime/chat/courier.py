@@ -40,7 +40,8 @@ class Courier(Generic[T]):
         most_gather_seconds: float = 0.0,
         expected: type[Exception] | tuple[type[Exception], ...],
     ) -> None:
-        """The first item waits `gather_seconds` for company, or `RESTS` times as long as the last delivery took.
+        """The first item waits `gather_seconds` for company, or `RESTS` times as long as the last delivery took: less,
+        the fuller its batch was.
 
         It never waits longer than `most_gather_seconds`, and what comes during a delivery gathers anew. So a far end
         that is near gets its items at once, and one that is far gets more of them in each of fewer deliveries.
@@ -144,17 +145,18 @@ class Courier(Generic[T]):
     async def _run(self) -> None:
         """Gather, carry what was there when that ended and what fills a batch, and begin again."""
         time = asyncio.get_running_loop().time
-        took = 0.0
+        rest = 0.0
         while True:
             await self._wake.wait()
             if self._most_gather_seconds:
-                await asyncio.sleep(min(max(self._gather_seconds, RESTS * took), self._most_gather_seconds))
-            due = self._put
+                await asyncio.sleep(min(max(self._gather_seconds, rest), self._most_gather_seconds))
+            due, filled = self._put, 0.0
             while self._queue and (self._delivered < due or len(self._queue) >= self._batch_size):
                 self._take_batch()
+                filled = max(filled, len(self._batch) / self._batch_size)
                 began = time()
                 await self._carry()
-                took = time() - began
+                rest = RESTS * (time() - began) * (1 - filled)
             if not self._queue:
                 self._wake.clear()
 

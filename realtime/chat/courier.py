@@ -40,10 +40,9 @@ class Courier(Generic[T]):
         most_gather_seconds: float = 0.0,
         expected: type[Exception] | tuple[type[Exception], ...],
     ) -> None:
-        """The first item waits `gather_seconds` for company, or `RESTS` times as long as the last delivery took: less,
-        the fuller its batch was.
+        """The first item waits `gather_seconds` for company, or `RESTS` times as long as the last delivery took.
 
-        It never waits longer than `most_gather_seconds`, and what comes during a delivery gathers anew. So a far end
+        The fuller that one's batch was, the less. It never waits longer than `most_gather_seconds`, and what comes during a delivery gathers anew. So a far end
         that is near gets its items at once, and one that is far gets more of them in each of fewer deliveries.
 
         Unless the items must arrive in order, those that are not taken go back behind the others.

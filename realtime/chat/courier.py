@@ -42,8 +42,9 @@ class Courier(Generic[T]):
     ) -> None:
         """The first item waits `gather_seconds` for company, or `RESTS` times as long as the last delivery took.
 
-        The fuller that one's batch was, the less. It never waits longer than `most_gather_seconds`, and what comes during a delivery gathers anew. So a far end
-        that is near gets its items at once, and one that is far gets more of them in each of fewer deliveries.
+        The fuller that one's batch was, the less. It never waits longer than `most_gather_seconds`, and what comes
+        during a delivery gathers anew. So a far end that is near gets its items at once, and one that is far gets more
+        of them in each of fewer deliveries.
 
         Unless the items must arrive in order, those that are not taken go back behind the others.
 

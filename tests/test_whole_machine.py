@@ -1,0 +1,510 @@
+"""The whole container under any order of events: users and their sockets, turns, a store with bad weather, and kills.
+
+All is real, from the socket's door to the SQLite file and the spool, but the model and the network. A rule does one
+thing and lets a few steps of the event loop go by, so that the next may fall between any two of them.
+"""
+
+import asyncio
+import json
+import sqlite3
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from structlog.testing import capture_logs
+
+from chat.connection import DROP, SEND
+from chat.conversation import Conversation
+from chat.effects import Effect, Record, Reply, Send
+from chat.endpoint import SessionSocket
+from chat.history import History
+from chat.inputs import Input
+from chat.journal import Journal, Written
+from chat.metrics import Metrics
+from chat.protocol import Accepted, Pong, Ready, Saved, StreamFrame, Token
+from chat.sessions import Sessions
+from chat.spool import Spool
+from chat.tools.get_user_stats import get_user_stats
+from chat.tools.registry import Registry, ToolError, tool
+from chat.turn import TurnKit
+from infra.llm import Finished, Message, ModelError, ToolCall, ToolSpec
+from infra.records import Event, Session
+from infra.settings import WhileBusy
+from infra.store import StoreUnavailable
+from infra.store.sqlite import SqliteStore
+from tests.conftest import make_settings
+from tests.flaky import FlakyStore
+from tests.hypothesis_profile import lenient
+from tests.scripted import Pause, ScriptedModel, Step
+from tests.spooled import PATIENCE, spooled, until
+from tests.test_history import assert_fit_for_a_model
+
+TOOLS = ("answers", "fails", "breaks", "hangs", "get_user_stats")
+SCRIPTS = st.lists(
+    st.sampled_from(["word", "word", "long", "pause", "length", "busy", "down", "crash", *TOOLS]), max_size=5
+)
+MOVES = ("come back", "come back", "begin anew", "vanish", "break", "break", "say goodbye", "dawdle", "dawdle")
+WHO = st.integers(0, 2)
+TURNS = st.sampled_from([0, 1, 2, 5, 40])
+"""So many steps of the event loop go by after a rule."""
+FORESEEN = {"tool failed", "turn failed", "ended sessions not announced"}
+"""What may be logged as an error here: any other is trouble that somebody swallowed."""
+Row = tuple[str, str, str | None]
+"""A kept event's session, id and message id."""
+
+
+@tool
+async def work(how: str) -> str:
+    """Answer, or not."""
+    if how == "hangs":
+        await asyncio.Event().wait()
+    if how == "breaks":
+        raise RuntimeError("a bug")
+    if how == "fails":
+        raise ToolError("not today")
+    return how
+
+
+class Improviser(ScriptedModel):
+    """Says a word where nothing is left to play."""
+
+    def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Any:
+        """See `Model.stream`."""
+        if not self._scripts:
+            self.enqueue("well ")
+        return super().stream(messages, tools)
+
+
+class Overheard(Conversation):
+    """A conversation that keeps what it decides, for us to hold against what arrives; a kill silences it."""
+
+    def __init__(self, all_recorded: list[Event], session: Session, history: History, **given: Any) -> None:
+        super().__init__(session, history, **given)
+        self.before = history.events(2**40)
+        self.sent: dict[int, StreamFrame] = {}
+        self.replied: dict[int, StreamFrame] = {}
+        self.records: list[Record] = []
+        self.silent = False
+        self._all_recorded = all_recorded
+
+    def receive(self, happened: Input) -> tuple[Effect, ...]:
+        """See `Conversation.receive`."""
+        effects = () if self.silent else super().receive(happened)
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.sent[effect.frame.seq] = effect.frame
+            elif isinstance(effect, Record):
+                self.records.append(effect)
+                self._all_recorded.append(effect.event)
+            elif isinstance(effect, Reply) and not isinstance(effect.frame, Ready | Token | Pong):
+                self.replied[effect.frame.seq] = effect.frame
+        return effects
+
+    def saved(self) -> int:
+        """How far it has told that all is stored."""
+        return max((frame.through for frame in self.sent.values() if isinstance(frame, Saved)), default=-1)
+
+
+def texts(said: Iterable[Event | StreamFrame]) -> dict[str, str]:
+    """What the assistant said in each turn, as a page draws it."""
+    drawn: dict[str, str] = defaultdict(str)
+    for each in said:
+        if isinstance(each, Token) or (isinstance(each, Event) and each.role == "assistant" and each.content):
+            drawn[each.turn_id] += each.content
+    return drawn
+
+
+class Line:
+    """One WebSocket, from the client's side: it reads while `reading` is set, until it has `ended`."""
+
+    def __init__(self, door: SessionSocket, client: "Client", position: str, read: Callable[[str], None]) -> None:
+        self.position = position
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.answered = asyncio.Event()
+        self.ready = self.ended = False
+        self._read = read
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._inbox.put_nowait({"type": "websocket.connect"})
+        scope = {
+            "path_params": {"session_id": client.session_id},
+            "query_string": position.encode(),
+            "headers": [],
+            "extensions": {SEND: self._send_now, DROP: lambda code, reason: self.end(1006)},
+        }
+        self.task = asyncio.create_task(door(scope, self._inbox.get, self._send))
+
+    def say(self, text: str) -> None:
+        """Send a text frame."""
+        self._inbox.put_nowait({"type": "websocket.receive", "text": text})
+
+    def end(self, code: int = 0) -> None:
+        """Read no more. Without a code the server does not notice."""
+        self.ended = True
+        self.reading.set()
+        self.answered.set()
+        if code:
+            self._inbox.put_nowait({"type": "websocket.disconnect", "code": code})
+
+    def _send_now(self, text: str) -> bool:
+        if self.reading.is_set() and not self.ended:
+            self._read(text)
+            return True
+        return False
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        await self.reading.wait()
+        if message["type"] == "websocket.close":
+            self.end(1006)
+        elif message["type"] == "websocket.send" and not self.ended:
+            self._read(message["text"])
+
+
+class Client:
+    """A user's page: `seen` is all it has read since it last drew everything anew, on however many sockets."""
+
+    def __init__(self, session_id: str, *, always_resumes: bool) -> None:
+        self.session_id = session_id
+        self.always_resumes = always_resumes
+        self.seen: list[Any] = []
+        self.accepted: set[str] = set()
+        self.line: Line | None = None
+
+    def position(self) -> str:
+        """How far it has read, as a query."""
+        return f"epoch={self.seen[0].epoch}&after={self.seen[-1].seq}" if self.seen else ""
+
+    def read(self, text: str) -> None:
+        """Take a frame, as the protocol has it."""
+        assert self.line
+        frame: Any = msgspec.json.decode(text, type=Ready | StreamFrame)
+        if isinstance(frame, Ready):
+            self.line.ready = True
+            self.line.answered.set()
+            if frame.resumed:
+                assert self.line.position == f"epoch={frame.epoch}&after={frame.seq}"
+            else:
+                assert not (self.always_resumes and f"epoch={frame.epoch}&" in self.line.position), "not resumed"
+            self.seen = self.seen if frame.resumed else [frame]
+        elif self.line.ready:  # or else it is told why it is not
+            assert frame.seq > self.seen[-1].seq, "it came twice, or late"
+            self.seen.append(frame)
+            if isinstance(frame, Accepted):
+                self.accepted.add(frame.message_id)
+
+    def check(self, talk: Overheard) -> None:
+        """What it has seen is what was said up to there: all of it, once, and nothing else."""
+        ready, *rest = self.seen
+        after = self.seen[-1].seq
+        others = [frame for frame in rest if not isinstance(frame, Token)]
+        assert all(frame == (talk.sent.get(frame.seq) or talk.replied.get(frame.seq)) for frame in others)
+        start = ready.seq + 1 if isinstance((rest or self.seen)[0], Token) else ready.seq
+        told = [seq for seq, frame in talk.sent.items() if start < seq <= after and not isinstance(frame, Token)]
+        heard = [frame.seq for frame in others if frame.seq in talk.sent]
+        assert told == heard, f"told {told}, and heard {heard}"
+        said = [frame for seq, frame in talk.sent.items() if seq <= after]
+        assert texts([*ready.history, *rest]) == texts([*talk.before, *said])
+
+
+class Living(RuleBasedStateMachine):
+    """Three users in two sessions, in one container after the other, and a store that outlives them."""
+
+    @initialize(
+        while_busy=st.sampled_from(["queue", "interrupt", "reject", "merge"]),
+        replay_bytes=st.sampled_from([0, 2_000, 2**30, 2**30]),
+        max_events=st.sampled_from([8, 10_000]),
+    )
+    def open(self, while_busy: WhileBusy, replay_bytes: int, max_events: int) -> None:
+        """Start the first container."""
+        self.until_the_end = ExitStack()
+        enter = self.until_the_end.enter_context
+        self.folder = Path(enter(tempfile.TemporaryDirectory()))
+        self.logs = enter(capture_logs())
+        enter(patch.multiple("chat.sessions", Conversation=self._converse, OPEN_SECONDS=0.05, LAST_SAVED_SECONDS=0.01))
+        enter(patch.multiple("chat.courier", FIRST_RETRY_SECONDS=0.0001, MOST_RETRY_SECONDS=0.002))
+        enter(patch.multiple("chat.journal", GATHER_SECONDS=0.0005, MOST_GATHER_SECONDS=0.001))
+        enter(patch("chat.turn.backoff", return_value=0))
+        enter(patch("chat.conversation.READY_CHARS", 2**40))
+        self.settings = make_settings(
+            self.folder,
+            while_busy=while_busy,
+            replay_bytes=replay_bytes,
+            journal_max_events=max_events,
+            max_queued_messages=2,
+            history_events=2**20,
+            linger_seconds=60,
+        )
+        self.recorded: list[Event] = []
+        self.talks: dict[tuple[str, int], Overheard] = {}
+        self.model = Improviser()
+        self.messages: list[str] = []
+        self.pauses: list[Pause] = []
+        self.faults: list[str] = []
+        self.clients = [Client(session_id, always_resumes=replay_bytes == 2**30) for session_id in "sst"]
+        self.lines: list[Line] = []
+        self.runner = enter(asyncio.Runner())
+        sqlite = self.runner.run(SqliteStore.open(self.folder / "store.db"))
+        self.until_the_end.callback(lambda: self.runner.run(sqlite.close()))
+        self.store = FlakyStore(sqlite)
+        self._do(0, self._begin)
+        self.say(0, [], 0)
+
+    # What users do
+
+    @rule(who=WHO, script=SCRIPTS, turns=TURNS)
+    def say(self, who: int, script: list[str], turns: int) -> None:
+        """A new message, and what the model will do next."""
+        number = len(self.messages)
+        self.messages.append(json.dumps({"type": "message", "content": f"So {number}?", "message_id": f"m{number}"}))
+        self.model.enqueue(*(self._step(kind, f"{number}.{place} ") for place, kind in enumerate(script)))
+        self._do(turns, partial(self._send, self.clients[who], self.messages[-1]))
+
+    @rule(who=WHO, what=st.sampled_from(["again", "plain", "nonsense", "cancel"]), which=st.integers(0, 3), turns=TURNS)
+    def say_more(self, who: int, what: str, which: int, turns: int) -> None:
+        """A message once more, whoever sent it first; one without an id; what is none; or a stop, of a turn or any."""
+        heard = [frame.turn_id for frame in self.clients[who].seen if isinstance(frame, Accepted)]
+        cancel = {"type": "cancel", "turn_id": heard[-which] if 0 < which <= len(heard) else None}
+        again = self.messages[-which - 1 :][0]
+        text = {"again": again, "plain": "Hello?", "nonsense": "{", "cancel": json.dumps(cancel)}[what]
+        self._do(turns, partial(self._send, self.clients[who], text))
+
+    @rule(who=WHO, how=st.sampled_from(MOVES), unread=st.integers(0, 3), turns=TURNS)
+    def move(self, who: int, how: str, unread: int, turns: int) -> None:
+        """Come back from where it was, or a little before if the last frames got lost on the way; or go; or dawdle."""
+        client, line = self.clients[who], self.clients[who].line
+        if how in ("come back", "begin anew"):
+            if line:
+                line.end()  # or it would read on before the loop comes to what follows
+            del client.seen[max(2, len(client.seen) - unread) :]  # with `ready` comes the text so far, right behind it
+            self._do(turns, partial(self._connect, client, client.position() if how == "come back" else ""))
+        elif line and how == "dawdle" and line.ready and not line.ended:
+            self._do(turns, line.reading.clear if line.reading.is_set() else line.reading.set)
+        elif line:
+            self._do(turns, partial(line.end, {"vanish": 0, "break": 1006}.get(how, 1000)))
+
+    # What their surroundings do
+
+    @rule(kind=st.sampled_from(["down", "down", "lost", "held"]), times=st.integers(1, 9), turns=TURNS)
+    def rain(self, kind: str, times: int, turns: int) -> None:
+        """The store fails, loses its answers, or hangs."""
+        if kind == "held":
+            self.store.weather.append(self._pause())
+        else:
+            weather: Any = self.store.weather if kind == "down" else self.store.lost_answers
+            weather.extend([StoreUnavailable("it rains")] * times)
+        self._do(turns)
+
+    @rule(how=st.sampled_from(["go on", "go on", "clear up", "rest"]), turns=TURNS)
+    def go_on(self, how: str, turns: int) -> None:
+        """What has stopped somewhere goes on; the store takes what was said; everything comes to its end."""
+        what = {"go on": self._release, "clear up": self._fine_weather, "rest": self._rest}
+        self._do(turns, what[how])
+
+    @rule(how=st.sampled_from([None, None, "killed", "killed", "asked to go"]))
+    def end(self, how: str | None) -> None:
+        """The container ends, and another starts."""
+        if how:
+            self._do(0, self._go if how == "asked to go" else self._die)
+            self._do(0, self._begin)
+
+    # What must hold at any time
+
+    @invariant()
+    def what_was_said_is_kept(self) -> None:
+        """Every event is in the store or the spool, each once and in order; what is called saved is in the store."""
+        in_spool, stored = self._in_spool(), self._stored()  # in this order: what moves meanwhile is in the second
+        for rows in in_spool, stored:
+            assert max(Counter((s, m) for s, _, m in rows if m).values(), default=1) == 1, "a message is kept twice"
+        kept = {*in_spool, *stored}
+        assert {event.event_id for event in self.recorded} == {event_id for _, event_id, _ in kept}
+        accepted = {(client.session_id, message_id) for client in self.clients for message_id in client.accepted}
+        assert accepted <= {(session_id, message_id) for session_id, _, message_id in kept}
+        for name in "st":
+            said = [event.event_id for event in self.recorded if event.session_id == name]
+            has = [event_id for session_id, event_id, _ in stored if session_id == name]
+            assert has == said[: len(has)], "stored in another order, or not once"
+        ids = {event_id for _, event_id, _ in stored}
+        for talk in self.talks.values():
+            saved = talk.saved()
+            assert all(r.event.event_id in ids for r in talk.records if r.through <= saved), "called saved"
+
+    @invariant()
+    def who_reads_has_seen_what_was_said(self) -> None:
+        """On however many sockets; and a model is asked nothing that it refuses, and nothing was swallowed."""
+        assert not self.faults, self.faults[0]
+        for client in self.clients:
+            if client.seen:
+                client.check(self._talk(client))
+        asked = [*self.model.calls, *(talk.messages() for talk in self.talks.values() if not talk.silent)]
+        self.model.calls.clear()
+        for messages in asked:
+            assert_fit_for_a_model(messages)
+        assert {entry["event"] for entry in self.logs if entry["log_level"] == "error"} <= FORESEEN
+
+    def teardown(self) -> None:
+        """In the end all is answered, stored in order, and told to everybody."""
+        if hasattr(self, "runner"):
+            with self.until_the_end:
+                try:
+                    self._do(0, self._come_to_an_end)
+                    self.what_was_said_is_kept()
+                    self.who_reads_has_seen_what_was_said()
+                    assert len(self._stored()) == len(self.recorded)
+                finally:
+                    self.runner.run(self._die())
+
+    async def _come_to_an_end(self) -> None:
+        await self._rest()
+        for client in self.clients:
+            while not (client.line and client.line.ready and not client.line.ended):
+                await self._connect_and_wait(client)
+        await self._rest()
+        for client in self.clients:
+            talk = self._talk(client)
+            assert talk.saved() >= max((record.through for record in talk.records), default=-1)
+
+    # How it is done
+
+    async def _begin(self) -> None:
+        """See `chat.main`."""
+        metrics = Metrics()
+        self.spool = await Spool.open(self.folder)
+        self.journal = Journal(self.store, metrics, max_events=self.settings.journal_max_events)
+        await self.journal.recover(self.spool)
+        self.journal.start()
+        kit = TurnKit(self.model, Registry([work, get_user_stats]), PATIENCE, 0.01, 3, metrics)
+        self.sessions = Sessions(self.store, self.journal, kit, None, self.settings, "box")
+        self.door = SessionSocket(self.sessions, self.journal, self.settings)
+
+    async def _go(self) -> None:
+        """See `chat.main`."""
+        self._release()
+        await self.sessions.drain(within=0)
+        await self.sessions.close(within=0)
+        assert await self.journal.close(within=0) == 0
+        await self._die()
+
+    async def _die(self) -> None:
+        """Nothing of the container does anything any more, nobody hears of it, and its file is free."""
+        for talk in self.talks.values():
+            talk.silent = True
+        for line in self.lines:
+            line.end()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.spool.close()
+
+    def _converse(self, session: Session, history: History, **given: Any) -> Conversation:
+        talk = Overheard(self.recorded, session, history, **given)
+        assert self.talks.setdefault((session.session_id, session.epoch), talk) is talk
+        return talk
+
+    def _talk(self, client: Client) -> Overheard:
+        return self.talks[client.session_id, client.seen[0].epoch]
+
+    def _step(self, kind: str, word: str) -> Step:
+        if kind in TOOLS:
+            name = kind if kind == "get_user_stats" else "work"
+            return ToolCall("c", name, "{}" if name == kind else json.dumps({"how": kind}))
+        steps: dict[str, Step] = {
+            "word": word,
+            "long": word * 10_000,
+            "length": Finished("length"),
+            "busy": ModelError("model_unavailable", "It rains.", retryable=True),
+            "down": ModelError("model_unavailable", "It rains.", retryable=False),
+            "crash": RuntimeError("a bug"),
+        }
+        return steps[kind] if kind in steps else self._pause()
+
+    def _pause(self) -> Pause:
+        self.pauses.append(pause := Pause())
+        return pause
+
+    def _release(self) -> None:
+        for pause in self.pauses:
+            pause.set()
+
+    def _do(self, turns: int, what: Callable[[], Awaitable[None] | None] = lambda: None) -> None:
+        async def step() -> None:
+            if doing := what():
+                async with asyncio.timeout(PATIENCE):
+                    await doing
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        self.runner.run(step())
+
+    def _connect(self, client: Client, position: str) -> None:
+        if client.line:
+            client.line.end()
+
+        def read(text: str) -> None:
+            if client.line is line:
+                try:  # what fails in here must not get lost in the server's care for a socket's troubles
+                    client.read(text)
+                    if not text.startswith('{"type":"token"'):
+                        self.what_was_said_is_kept()
+                except AssertionError as error:
+                    self.faults.append(f"{text[:300]}: {error}")
+
+        client.line = line = Line(self.door, client, position, read)
+        self.lines.append(line)
+
+    async def _connect_and_wait(self, client: Client) -> None:
+        if not client.line or client.line.ended:
+            self._connect(client, client.position())
+        if client.line:
+            await client.line.answered.wait()
+
+    async def _send(self, client: Client, text: str) -> None:
+        await self._connect_and_wait(client)
+        if client.line:
+            client.line.say(text)
+
+    async def _fine_weather(self) -> None:
+        self.store.weather.clear()
+        self.store.lost_answers.clear()
+        self._release()
+        await self.journal.settled()
+
+    async def _rest(self) -> None:
+        for client in self.clients:
+            if client.line:
+                client.line.reading.set()
+        await self._fine_weather()
+        await until(self._is_at_rest)
+
+    def _is_at_rest(self) -> bool:
+        talks = [talk for talk in self.talks.values() if not talk.silent]
+        if self.journal._courier.waiting() or any(talk.is_running() for talk in talks):
+            return False
+        there = [client for client in self.clients if client.line and not client.line.ended]
+        return all(
+            client.line and client.line.ready and client.seen[-1].seq >= max(self._talk(client).sent, default=0)
+            for client in there
+        )
+
+    def _stored(self) -> list[Row]:
+        with closing(sqlite3.connect(f"file:{self.folder / 'store.db'}?mode=ro", uri=True)) as db:
+            query = "SELECT session_id, event_id, json_extract(metadata, '$.message_id') FROM events ORDER BY id"
+            return db.execute(query).fetchall()
+
+    def _in_spool(self) -> list[Row]:
+        written: list[Any] = [msgspec.json.decode(row, type=Written) for row in spooled(self.folder, "journal")]
+        return [(e.session_id, e.event_id, e.metadata.get("message_id")) for e in written if isinstance(e, Event)]
+
+
+TestLiving = Living.TestCase
+TestLiving.settings = settings(lenient, max_examples=80)

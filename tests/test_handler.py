@@ -12,10 +12,11 @@ import pytest
 from functions.summary import handler as module
 from functions.summary.summarize import Summarizer
 from infra.event_source import EventSource
-from infra.records import Event, SessionEnded, utc_now
+from infra.records import SessionEnded, utc_now
 from infra.settings import SettingsError
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
+from tests.exchange import SUMMARY, an_exchange
 from tests.queue import Queue
 
 T = TypeVar("T")
@@ -82,21 +83,7 @@ def talk(loop: asyncio.AbstractEventLoop, store: SqliteStore, session_id: str = 
     async def write() -> None:
         for _ in range(opens):
             await store.open_session(session_id, "ann", at=start, container_id="c")
-        said = [("user", "tell me about apples", {}), ("assistant", "They are round.", {"reason": "complete"})]
-        await store.append(
-            [
-                Event(
-                    event_id=f"{session_id}-{number}",
-                    session_id=session_id,
-                    turn_id="t1",
-                    role=role,  # type: ignore[arg-type]
-                    content=content,
-                    timestamp=start,
-                    metadata=metadata,
-                )
-                for number, (role, content, metadata) in enumerate(said)
-            ]
-        )
+        await store.append(an_exchange(session_id, start))
 
     loop.run_until_complete(write())
     return start
@@ -115,7 +102,7 @@ def test_a_message_ends_its_session(loop: asyncio.AbstractEventLoop, store: Sqli
     assert handle(batch(ended(at=at))) == failures()
     end, duration, summary = row(loop, store)
     assert (end, duration) == (at, 75)
-    assert summary == "A conversation of 1 message and 1 reply about apples."
+    assert summary == SUMMARY
 
 
 def test_a_repeated_message_changes_nothing(

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
-from uuid import uuid4
 
 import boto3
 import pytest
 
 from infra.event_source import EventSource
-from infra.records import Event, SessionEnded, utc_now
+from infra.records import SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
+from tests.exchange import SUMMARY, an_exchange
 from tests.lambda_runtime import running_function
 from tests.sls import ROOT, run_sls
 from tests.supabase import Supabase, free_port, fresh, open_store
@@ -304,20 +304,7 @@ async def a_session(store: SupabaseStore, container_id: str = "box") -> str:
     session_id = fresh("deployed")
     at = utc_now() - timedelta(hours=1)
     await store.open_session(session_id, "ann", at=at, container_id=container_id)
-    said = [("user", "tell me about apples", {}), ("assistant", "They are round.", {"reason": "complete"})]
-    events = [
-        Event(
-            event_id=str(uuid4()),
-            session_id=session_id,
-            turn_id="t1",
-            role=role,  # type: ignore[arg-type]
-            content=content,
-            timestamp=at,
-            metadata=metadata,
-        )
-        for role, content, metadata in said
-    ]
-    await store.append(events)
+    await store.append(an_exchange(session_id, at))
     return session_id
 
 
@@ -338,7 +325,7 @@ async def test_the_deployed_zip_handles_the_queues_messages(aws: Aws, supabase: 
     await store.close()
     assert row
     assert (row.end_time, row.duration) == (ended.ended_at, 3600)
-    assert row.final_summary == "A conversation of 1 message and 1 reply about apples."
+    assert row.final_summary == SUMMARY
     dead = sqs.receive_message(QueueUrl=aws.queue_url("session-ended-dead"), MaxNumberOfMessages=10)["Messages"]
     assert [message["Body"] for message in dead] == ["poison"]
     lines = [json.loads(line) for line in (tmp_path / "logs").read_text().splitlines()]

@@ -1,11 +1,11 @@
 """Every setting of both halves, read from the environment and from `.env`, checked once at the start."""
 
+import os
 import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 WhileBusy = Literal["queue", "interrupt", "reject", "merge"]
 
@@ -17,10 +17,10 @@ class SettingsError(Exception):
     """A setting is missing or wrong. The message is one line that names the variable."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings; `.env.example` says what each is for. Durations are seconds, sizes bytes."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Where things are kept
     data_dir: Path = Path(".data")
@@ -104,17 +104,27 @@ class Settings(BaseSettings):
 
 
 def load_settings(env_file: Path | None = Path(".env")) -> Settings:
-    """Read the settings; the environment wins over `env_file`, which need not exist.
+    """Read the settings; the environment wins over `env_file`, which need not exist. An empty value is none.
 
     Raises:
         SettingsError: a value is wrong or missing. Values are left out of the message: some are secrets.
     """
+    found = {name.lower(): value for name, value in (*_in_file(env_file).items(), *os.environ.items()) if value}
     try:
-        return Settings(_env_file=env_file)
-    except UnicodeDecodeError:
-        raise SettingsError(f"{env_file}: this file is not UTF-8 text") from None
+        return Settings.model_validate({name: found[name] for name in Settings.model_fields if name in found})
     except ValidationError as error:
         raise SettingsError("; ".join(_line(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+def _in_file(path: Path | None) -> dict[str, str | None]:
+    if path is None or not path.is_file():
+        return {}
+    from dotenv import dotenv_values  # here, as AWS Lambda has no file, and an import delays its cold start
+
+    try:
+        return dotenv_values(path, encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: this file is not UTF-8 text") from None
 
 
 def _line(loc: tuple[int | str, ...], message: str) -> str:

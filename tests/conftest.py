@@ -58,7 +58,7 @@ def make_settings(data_dir: Path, **changed: Any) -> Settings:
         "linger_seconds": 0.3,
         "tool_timeout_seconds": 1,
     }
-    return Settings(_env_file=None, **(defaults | changed))
+    return Settings(**(defaults | changed))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ class Queue:
     """The stack of `infra/aws/queues.yml` behind an endpoint, and the few things a test does with it."""
 
     def __init__(self, endpoint: str) -> None:
-        self.settings = Settings(_env_file=None, aws_endpoint_url=endpoint)
+        self.settings = Settings(aws_endpoint_url=endpoint)
         self.url = create_queues(self.settings)
         self.dead_url = f"{self.url}-dead"
         self.sqs = sqs_client(self.settings)

@@ -87,7 +87,7 @@ def supabase(request: pytest.FixtureRequest) -> Iterator[Supabase]:
 
 async def open_store(url: str, key: str, within: float = 0.0) -> SupabaseStore:
     """A store on the Supabase there; one that does not answer is asked again for so many seconds."""
-    settings = Settings(_env_file=None, supabase_url=url, supabase_key=SecretStr(key))
+    settings = Settings(supabase_url=url, supabase_key=SecretStr(key))
     return await SupabaseStore.open(settings, within=within)
 
 

@@ -51,7 +51,7 @@ def as_list(value: Any) -> list[Any]:
 def test_the_kill_comes_after_the_drain() -> None:
     """ECS waits as long as replies may finish, clients are told, and the last events are stored."""
     drain = float(ENVIRONMENT["DRAIN_SECONDS"])
-    assert drain == Settings(_env_file=None).drain_seconds
+    assert drain == Settings().drain_seconds
     assert drain + 2 * LAST_SAVED_SECONDS + CLOSING_SECONDS < CONTAINER["StopTimeout"] <= 120
 
 
@@ -65,14 +65,14 @@ def test_the_balancer_cuts_no_socket_that_is_pinged() -> None:
     """A quiet socket is pinged more than once before it would be cut."""
     assert "PING_SECONDS" not in ENVIRONMENT
     idle = int(attribute("ContainerBalancer", "idle_timeout.timeout_seconds"))
-    assert idle > 2 * Settings(_env_file=None).ping_seconds
+    assert idle > 2 * Settings().ping_seconds
 
 
 def test_containers_are_added_before_they_are_full() -> None:
     """The sockets that scaling aims at leave room for those of a container that dies."""
     assert "MAX_SESSIONS" not in ENVIRONMENT
     policy = properties("ContainerScalingBySockets")["TargetTrackingScalingPolicyConfiguration"]
-    assert policy["TargetValue"] <= Settings(_env_file=None).max_sessions / 2
+    assert policy["TargetValue"] <= Settings().max_sessions / 2
     returned = [each for each in policy["CustomizedMetricSpecification"]["Metrics"] if each.get("ReturnData", True)]
     assert [each["Expression"] for each in returned] == ["connections / 2 / containers"]
 

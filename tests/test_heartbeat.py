@@ -163,4 +163,4 @@ def test_one_late_beat_kills_nobody(monkeypatch: pytest.MonkeyPatch, dead_after:
         load_settings(None)
     monkeypatch.setenv("DEAD_AFTER_SECONDS", "20.1")
     assert load_settings(None).dead_after_seconds == 20.1
-    assert Settings(_env_file=None, heartbeat_seconds=1, dead_after_seconds=2.5).heartbeat_seconds == 1
+    assert Settings(heartbeat_seconds=1, dead_after_seconds=2.5).heartbeat_seconds == 1

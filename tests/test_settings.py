@@ -24,7 +24,7 @@ def test_nothing_has_to_be_set() -> None:
     """Without any setting there is an embedded store and a model that needs no key."""
     settings = load_settings(None)
     assert (settings.data_dir, settings.port, settings.llm_provider) == (Path(".data"), 8000, "demo")
-    assert settings == Settings(_env_file=None)
+    assert settings == Settings()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_wrong_value_in_the_file_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_no_mistake(tmp_path: Path) -> None:
     """The defaults hold."""
-    assert load_settings(tmp_path / ".env") == Settings(_env_file=None)
+    assert load_settings(tmp_path / ".env") == Settings()
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
@@ -149,4 +149,4 @@ def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
     """With every comment sign before a setting taken away, it changes nothing."""
     env_file = tmp_path / ".env"
     env_file.write_text(re.sub(r"^# ?(?=[A-Z0-9_]+=)", "", EXAMPLE.read_text(), flags=re.MULTILINE))
-    assert load_settings(env_file) == Settings(_env_file=None)
+    assert load_settings(env_file) == Settings()

@@ -60,7 +60,7 @@ def write_cost(lite: Lite) -> tuple[Cost, Cost]:
 
 
 async def _write_cost(lite: Lite, write: Callable[[Store, list[str]], Awaitable[int]]) -> Cost:
-    settings = Settings(_env_file=None, supabase_url=lite.url, supabase_key=SecretStr(lite.service_key))
+    settings = Settings(supabase_url=lite.url, supabase_key=SecretStr(lite.service_key))
     store = await SupabaseStore.open(settings)
     session_ids = [f"bench-{uuid4().hex}" for _ in range(SESSIONS)]
     for session_id in session_ids:

@@ -58,7 +58,7 @@ class Queue(Process):
     def start(self) -> None:
         """Start it, and create its queues."""
         super().start()
-        settings = Settings(_env_file=None, aws_endpoint_url=f"http://127.0.0.1:{self.port}")
+        settings = Settings(aws_endpoint_url=f"http://127.0.0.1:{self.port}")
         url = create_queues(settings)
         sqs = sqs_client(settings)
         sqs.set_queue_attributes(

@@ -97,9 +97,7 @@ async def test_a_queue_that_is_down_gets_the_message_later(serve: Serve, monkeyp
         port = probe.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"
     url = f"{endpoint}/123456789012/realtime-ai-backend-local-session-ended"
-    handoff = Watched(
-        await SqsHandoff.connect(Settings(_env_file=None, disconnect_queue_url=url, aws_endpoint_url=endpoint))
-    )
+    handoff = Watched(await SqsHandoff.connect(Settings(disconnect_queue_url=url, aws_endpoint_url=endpoint)))
     async with serve(handoff=handoff) as server:
         async with await ChatClient.connect(server.url) as client:
             await client.until("ready")

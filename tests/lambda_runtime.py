@@ -22,6 +22,7 @@ from uuid import uuid4
 
 API = "/2018-06-01/runtime/"
 RUNTIME = ("awslambdaric", "simplejson", "snapshot-restore-py")
+"""What Lambda's managed runtime brings; and, for the function to import:"""
 RUNTIME_BOTO = ("boto3", "botocore", "s3transfer", "jmespath", "python-dateutil", "six", "urllib3")
 PATIENCE = 30.0
 
@@ -101,7 +102,7 @@ def _api(function: LambdaFunction) -> type[BaseHTTPRequestHandler]:
 def running_function(task: Path, handler: str, environment: Mapping[str, str], logs: Path) -> Iterator[LambdaFunction]:
     """Run the function unpacked at `task` as Lambda would; what it prints goes to the file `logs`."""
     runtime = task.parent / "runtime"
-    _install(runtime)
+    install(runtime, RUNTIME + RUNTIME_BOTO)
     function = LambdaFunction()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _api(function))
     server.daemon_threads = True
@@ -140,9 +141,9 @@ def running_function(task: Path, handler: str, environment: Mapping[str, str], l
             server.server_close()
 
 
-def _install(folder: Path) -> None:
-    """Copy there what Lambda's managed runtime brings."""
-    for name in RUNTIME + RUNTIME_BOTO:
+def install(folder: Path, names: tuple[str, ...]) -> None:
+    """Copy there what is installed of these distributions."""
+    for name in names:
         found = distribution(name)
         for file in found.files or ():
             source = Path(str(found.locate_file(file)))

@@ -15,6 +15,16 @@ PATIENCE = 300
 """Seconds; to pack the function downloads its requirements."""
 
 
+def for_this_machine() -> list[str]:
+    """Arguments to pack what runs here, for stage local. For Lambda it is packed for its Python, on arm64."""
+    packed_for = {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "architecture": "x86_64",
+        "wheels": "manylinux2014_x86_64",
+    }
+    return ["--stage", "local", *(f"--param={name}={value}" for name, value in packed_for.items())]
+
+
 def run_sls(*arguments: str, environment: Mapping[str, str]) -> str:
     """Run it in the project's folder with this environment and nothing of AWS from ours; what it printed.
 

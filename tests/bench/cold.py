@@ -1,24 +1,41 @@
-"""What a function costs before its first event: importing its handler, beside what a naive one imports."""
+"""What a function costs before its first event: importing its handler out of its zip, beside a naive one's imports.
 
+The naive function has the same libraries, as the framework packs them by itself. Both see what they would see in AWS
+Lambda: their zip, the boto3 of its runtime, and no place to keep bytecode. Memory is told with and without what the
+bare interpreter has before it imports anything.
+"""
+
+import compileall
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from py_compile import PycInvalidationMode
+from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.lambda_runtime import RUNTIME_BOTO, install
+from tests.sls import for_this_machine, run_sls
+
+NOTHING = "pass"
 HANDLER = "import functions.summary.handler"
 WITH_STORE = "import functions.summary.handler, infra.store.supabase"
 NAIVE = "import fastapi, mangum, supabase, boto3"
+LEFT_OUT = ("cryptography", "cffi", "pycparser")
+"""What our zip does without and pip would bring."""
 MEASURE = """
-import resource, time
+import time
 began = time.process_time()
 {statement}
 took = time.process_time() - began
-print(took * 1e3, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+(peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(took * 1e3, int(peak) / 1024)
 """
-"""In CPU time: a machine that is shared does not change it. Memory is in KiB on Linux (man getrusage)."""
+"""In CPU time: a machine that is shared does not change it. VmHWM is the peak in KiB (man proc_pid_status); getrusage's
+would be at least this process's own, which a child is born with."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +44,43 @@ class Import:
 
     cpu_ms: float
     peak_mib: float
+    added_mib: float
+    """The peak without the bare interpreter's."""
 
 
-def measure(statement: str) -> Import:
-    """Import this in a process of its own, whose modules are compiled already."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", MEASURE.format(statement=statement)]
+def measure(statement: str, *path: Path) -> tuple[float, float]:
+    """Import this in a process of its own that sees these folders and the standard library: CPU in ms, peak in MiB."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(map(str, path))}
+    # -S: without this machine's packages. -B: and without keeping what is compiled.
+    command = [sys._base_executable, "-S", "-B", "-c", MEASURE.format(statement=statement)]  # type: ignore[attr-defined]
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    return Import(*map(float, printed.split()))
+    cpu_ms, peak_mib = map(float, printed.split())
+    return cpu_ms, peak_mib
 
 
 def medians(rounds: int) -> tuple[Import, Import, Import]:
     """The handler's, the same with the store that its first call opens, and the naive function's."""
-    statements = (HANDLER, WITH_STORE, NAIVE)
-    seen: dict[str, list[Import]] = {statement: [] for statement in statements}
-    for statement in statements:
-        measure(statement)  # compiles
-    for _ in range(rounds):
-        for statement in statements:
-            seen[statement].append(measure(statement))
-    handler, with_store, naive = (
-        Import(statistics.median(each.cpu_ms for each in times), statistics.median(each.peak_mib for each in times))
-        for times in seen.values()
-    )
-    return handler, with_store, naive
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        ours, naive, runtime = _unpack(folder)
+        cases = [(NOTHING, ours), (HANDLER, ours), (WITH_STORE, ours), (NAIVE, naive)]
+        seen = [[measure(statement, task, runtime) for statement, task in cases] for _ in range(rounds)]
+    by_case = zip(*seen, strict=True)
+    (_, bare), *rows = [[statistics.median(column) for column in zip(*times, strict=True)] for times in by_case]
+    handler, with_store, simple = (Import(cpu_ms, peak, peak - bare) for cpu_ms, peak in rows)
+    return handler, with_store, simple
+
+
+def _unpack(folder: Path) -> tuple[Path, Path, Path]:
+    """Our zip, the naive function's, and Lambda's runtime."""
+    run_sls("package", "--package", str(folder / "package"), *for_this_machine(), environment={})
+    ours, naive, runtime = folder / "ours", folder / "naive", folder / "runtime"
+    with zipfile.ZipFile(folder / "package" / "realtime-ai-backend.zip") as packed:
+        packed.extractall(ours)
+        packed.extractall(naive)
+    install(naive, LEFT_OUT)
+    for cache in list(naive.rglob("__pycache__")):
+        shutil.rmtree(cache)
+    install(runtime, RUNTIME_BOTO)
+    compileall.compile_dir(runtime, maxlevels=100, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    return ours, naive, runtime

@@ -21,19 +21,15 @@ import pytest
 from infra.event_source import EventSource
 from infra.records import SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
+from tests.aimock import API_KEY, run_aimock
 from tests.exchange import SUMMARY, an_exchange
-from tests.lambda_runtime import running_function
-from tests.sls import ROOT, run_sls
+from tests.lambda_runtime import RUNTIME_BOTO, install, running_function
+from tests.sls import ROOT, for_this_machine, run_sls
 from tests.supabase import Supabase, free_port, fresh, open_store
 
 STACK = "realtime-ai-backend-local"
-MOST_ZIP_BYTES = 10_000_000
-THIS_MACHINE = {
-    "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-    "architecture": "x86_64",
-    "wheels": "manylinux2014_x86_64",
-}
-"""What the zip is packed for that is run here; one for Lambda is packed for its Python, on arm64."""
+MOST_ZIP_BYTES = 20_000_000
+"""Half of it bytecode, where the Python it is for is installed."""
 DUMMY = {
     "supabaseUrl": "https://dummy.supabase.co",
     "container": "on",
@@ -89,7 +85,7 @@ def test_the_zip_carries_what_the_functions_import_and_nothing_else(prod: Packag
     """Of our own code just the modules that are imported on AWS; no container, no tests, no boto3; and it is small."""
     with zipfile.ZipFile(prod.zip_file) as packed:
         names = [name for name in packed.namelist() if not name.endswith("/")]
-    ours = {name for name in names if name.startswith(("functions/", "infra/"))}
+    ours = {name for name in names if name.startswith(("functions/", "infra/")) and not name.endswith(".pyc")}
     code = """if True:
         import functions.summary.handler, functions.sweep.handler
         import infra.store.supabase, infra.llm.openai, infra.handoff.http
@@ -103,7 +99,7 @@ def test_the_zip_carries_what_the_functions_import_and_nothing_else(prod: Packag
     tops = {name.split("/")[0] for name in names}
     unwanted = {"tests", "frontend", "chat", "node_modules", "boto3", "botocore", "cryptography", "uvicorn", "moto"}
     assert not tops & unwanted
-    assert not [name for name in names if name.endswith((".pyc", ".ts", ".env"))]
+    assert not [name for name in names if name.endswith((".ts", ".env"))]
     assert [name for name in names if name.endswith("-aarch64-linux-gnu.so")]
     assert prod.zip_file.stat().st_size < MOST_ZIP_BYTES
 
@@ -188,11 +184,6 @@ class Aws:
         return url
 
 
-def sls_arguments() -> list[str]:
-    """To deploy what runs on this machine."""
-    return ["--stage", "local", *(f"--param={name}={value}" for name, value in THIS_MACHINE.items())]
-
-
 @contextmanager
 def moto_server(port: int, log: IO[bytes]) -> Iterator[str]:
     """The emulator, a process of its own; where it answers."""
@@ -222,7 +213,7 @@ def aws(supabase: Supabase, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with (folder / "moto.log").open("wb") as log, moto_server(port, log) as endpoint:
         aws = Aws(endpoint)
         named = {"SUPABASE_URL": supabase.url, "SUPABASE_KEY": supabase.service_key}
-        run_sls("deploy", *sls_arguments(), environment=aws.environment | named)
+        run_sls("deploy", *for_this_machine(), environment=aws.environment | named)
         yield aws
 
 
@@ -287,16 +278,49 @@ def _listed(value: str | list[str]) -> list[str]:
 @contextmanager
 def deployed(aws: Aws, name: str, folder: Path, **more: str) -> Iterator[Any]:
     """The deployed zip, fetched from the emulator and run by AWS's runtime client as the function is configured."""
+    task = unpacked(aws, folder)
+    configuration = aws.client("lambda").get_function_configuration(FunctionName=f"{STACK}-{name}")
+    environment: Mapping[str, str] = configuration["Environment"]["Variables"] | more
+    with running_function(task, configuration["Handler"], environment, folder / "logs") as function:
+        yield function
+
+
+def unpacked(aws: Aws, folder: Path) -> Path:
+    """The deployed zip, fetched from the emulator; where it is unpacked."""
     s3 = aws.client("s3")
     (bucket,) = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
     (key,) = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"] if each["Key"].endswith(".zip")]
     s3.download_file(bucket, key, str(folder / "function.zip"))
     with zipfile.ZipFile(folder / "function.zip") as packed:
         packed.extractall(folder / "task")
-    configuration = aws.client("lambda").get_function_configuration(FunctionName=f"{STACK}-{name}")
-    environment: Mapping[str, str] = configuration["Environment"]["Variables"] | more
-    with running_function(folder / "task", configuration["Handler"], environment, folder / "logs") as function:
-        yield function
+    return folder / "task"
+
+
+def test_a_cold_start_compiles_nothing(aws: Aws, tmp_path: Path) -> None:
+    """Every module of the deployed zip that a function imports comes with its bytecode, and is believed as it is."""
+    task = unpacked(aws, tmp_path)
+    code = """if True:
+        import sys
+        from importlib.machinery import SourceFileLoader
+
+        compile = SourceFileLoader.source_to_code
+        def source_to_code(self, data, path, **more):
+            print(path)
+            return compile(self, data, path, **more)
+        SourceFileLoader.source_to_code = source_to_code
+
+        import functions.summary.handler, functions.sweep.handler
+        import infra.store.supabase, infra.llm.openai, infra.handoff.http
+        print("imported", functions.summary.handler.__file__)
+    """
+    install(tmp_path / "runtime", RUNTIME_BOTO)
+    environment = {"PYTHONPATH": f"{task}:{tmp_path / 'runtime'}", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys._base_executable, "-S", "-c", code]  # type: ignore[attr-defined]
+    finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    compiled = [line for line in finished.stdout.splitlines() if line.startswith(str(task))]
+    assert f"imported {task}/functions/summary/handler.py" in finished.stdout
+    assert compiled == []
 
 
 async def a_session(store: SupabaseStore, container_id: str = "box") -> str:
@@ -336,6 +360,24 @@ async def test_the_deployed_zip_handles_the_queues_messages(aws: Aws, supabase: 
     assert "apples" not in (tmp_path / "logs").read_text()
 
 
+async def test_the_deployed_zip_has_a_model_write_the_summary(aws: Aws, supabase: Supabase, tmp_path: Path) -> None:
+    """What the provider's library needs is in the zip as well, its metadata among it."""
+    store = await open_store(supabase.url, supabase.service_key)
+    session_id = await a_session(store)
+    sqs, url = aws.client("sqs"), aws.queue_url("session-ended")
+    ended = SessionEnded(session_id=session_id, epoch=1, ended_at=utc_now(), reason="closed")
+    sqs.send_message(QueueUrl=url, MessageBody=ended.to_json())
+    with run_aimock() as service:
+        service.answer({}, {"content": "They spoke of fruit."})
+        model = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": service.base_url, "LLM_MODEL": "gpt-4o-mini"}
+        with deployed(aws, "summary", tmp_path, LLM_PROVIDER="openai", NO_PROXY="127.0.0.1", **model) as function:
+            assert await asyncio.to_thread(EventSource(sqs, url, function).poll, 0) == 1
+    row = await store.session(session_id)
+    await store.close()
+    assert row
+    assert row.final_summary == "They spoke of fruit."
+
+
 async def test_the_deployed_sweep_hands_off_what_a_dead_container_left(
     aws: Aws, supabase: Supabase, tmp_path: Path
 ) -> None:
@@ -356,7 +398,7 @@ async def test_the_deployed_sweep_hands_off_what_a_dead_container_left(
 
 def test_remove_leaves_nothing(aws: Aws) -> None:
     """`sls remove` takes the stack away, with its queues and functions."""
-    run_sls("remove", *sls_arguments(), environment=aws.environment)
+    run_sls("remove", *for_this_machine(), environment=aws.environment)
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
     assert aws.client("lambda").list_functions()["Functions"] == []
     assert aws.client("events").list_rules()["Rules"] == []

@@ -1,217 +1,33 @@
-"""The deploy, without an account: packed and linted for AWS, deployed into an emulator, run by AWS's own client."""
+"""The deploy, without an account: into an emulator, and the deployed zip run by AWS's own client."""
 
 import ast
 import asyncio
 import json
-import socket
 import subprocess
 import sys
-import time
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import boto3
 import pytest
 
 from infra.event_source import EventSource
 from infra.records import SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
 from tests.aimock import API_KEY, run_aimock
+from tests.emulator import STACK, Aws, deployed, emulator, unpacked
 from tests.exchange import SUMMARY, an_exchange
-from tests.lambda_runtime import RUNTIME_BOTO, install, running_function
-from tests.sls import ROOT, for_this_machine, run_sls
-from tests.supabase import Supabase, free_port, fresh, open_store
-
-STACK = "realtime-ai-backend-local"
-MOST_ZIP_BYTES = 20_000_000
-"""Half of it bytecode, where the Python it is for is installed."""
-DUMMY = {
-    "supabaseUrl": "https://dummy.supabase.co",
-    "container": "on",
-    "containerTag": "1",
-    "vpcId": "vpc-12345678",
-    "publicSubnets": "subnet-11111111,subnet-22222222",
-    "privateSubnets": "subnet-33333333,subnet-44444444",
-    "certificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/11111111-2222-3333-4444-555555555555",
-    "supabaseKeyArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod-AbCdEf:SUPABASE_KEY::",
-    "allowedOrigins": "https://example.com",
-}
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
-
-
-@dataclass(frozen=True)
-class Package:
-    """What `sls package` made."""
-
-    template: dict[str, Any]
-    template_file: Path
-    zip_file: Path
-
-    def of_type(self, kind: str) -> dict[str, Any]:
-        """The resources of a type, by their logical ids."""
-        return {name: each for name, each in self.template["Resources"].items() if each["Type"] == kind}
-
-
-@pytest.fixture(scope="module")
-def prod(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """The package of everything for stage prod, made with dummy parameters and no credentials."""
-    folder = tmp_path_factory.mktemp("package")
-    parameters = [f"--param={name}={value}" for name, value in DUMMY.items()]
-    run_sls("package", "--stage", "prod", "--package", str(folder), *parameters, environment={})
-    template = folder / "cloudformation-template-update-stack.json"
-    return Package(json.loads(template.read_text()), template, folder / "realtime-ai-backend.zip")
-
-
-def test_the_template_passes_cfn_lint(prod: Package) -> None:
-    """AWS's linter has nothing to say of it, not even a warning, beyond what the template itself excuses."""
-    finished = subprocess.run(
-        [Path(sys.executable).parent / "cfn-lint", prod.template_file], capture_output=True, text=True, check=False
-    )
-    assert (finished.returncode, finished.stdout) == (0, "")
-    excused = {
-        name: each["Metadata"]["cfn-lint"]["config"]["ignore_checks"]
-        for name, each in prod.template["Resources"].items()
-        if "cfn-lint" in each.get("Metadata", {})
-    }
-    assert excused == {"HttpApiRoutePostSummary": ["W3005"]}
-
-
-def test_the_zip_carries_what_the_functions_import_and_nothing_else(prod: Package) -> None:
-    """Of our own code just the modules that are imported on AWS; no container, no tests, no boto3; and it is small."""
-    with zipfile.ZipFile(prod.zip_file) as packed:
-        names = [name for name in packed.namelist() if not name.endswith("/")]
-    ours = {name for name in names if name.startswith(("functions/", "infra/")) and not name.endswith(".pyc")}
-    code = """if True:
-        import functions.summary.handler, functions.sweep.handler
-        import infra.store.supabase, infra.llm.openai, infra.handoff.http
-        import sys
-        for name, module in sys.modules.items():
-            if name.startswith(("functions", "infra")):
-                print(module.__file__)
-    """
-    imported = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ours == {str(Path(line).relative_to(ROOT)) for line in imported.stdout.splitlines()}
-    tops = {name.split("/")[0] for name in names}
-    unwanted = {"tests", "frontend", "chat", "node_modules", "boto3", "botocore", "cryptography", "uvicorn", "moto"}
-    assert not tops & unwanted
-    assert not [name for name in names if name.endswith((".ts", ".env"))]
-    assert [name for name in names if name.endswith("-aarch64-linux-gnu.so")]
-    assert prod.zip_file.stat().st_size < MOST_ZIP_BYTES
-
-
-def test_the_functions_are_woken_as_they_should_be(prod: Package) -> None:
-    """The queue's failures are reported one by one, its batches bounded; the sweep is on its schedule; arm64."""
-    (mapping,) = prod.of_type("AWS::Lambda::EventSourceMapping").values()
-    assert mapping["Properties"] == {
-        "BatchSize": 10,
-        "MaximumBatchingWindowInSeconds": 1,
-        "Enabled": True,
-        "EventSourceArn": {"Fn::GetAtt": ["SessionEndedQueue", "Arn"]},
-        "FunctionName": {"Fn::GetAtt": ["SummaryLambdaFunction", "Arn"]},
-        "FunctionResponseTypes": ["ReportBatchItemFailures"],
-        "ScalingConfig": {"MaximumConcurrency": 10},
-    }
-    (rule,) = prod.of_type("AWS::Events::Rule").values()
-    assert (rule["Properties"]["ScheduleExpression"], rule["Properties"]["State"]) == ("rate(1 minute)", "ENABLED")
-    (route,) = prod.of_type("AWS::ApiGatewayV2::Route").values()
-    assert route["Properties"]["RouteKey"] == "POST /summary"
-    for function in prod.of_type("AWS::Lambda::Function").values():
-        assert function["Properties"]["Architectures"] == ["arm64"]
-        assert function["Properties"]["Runtime"] == "python3.13"
-    for group in prod.of_type("AWS::Logs::LogGroup").values():
-        assert group["Properties"]["RetentionInDays"] == 30
-
-
-def test_a_batch_that_is_slow_does_not_come_twice(prod: Package) -> None:
-    """The queue hides a message for six times as long as the function may take, as AWS advises."""
-    slowest = max(each["Properties"]["Timeout"] for each in prod.of_type("AWS::Lambda::Function").values())
-    assert prod.template["Resources"]["SessionEndedQueue"]["Properties"]["VisibilityTimeout"] >= 6 * slowest
-
-
-def test_the_alarms_watch_the_two_queues(prod: Package) -> None:
-    """One message among the dead, or one that waits too long, tells whoever subscribed to the topic."""
-    watched = {
-        each["Properties"]["Dimensions"][0]["Value"]["Fn::GetAtt"][0]: each["Properties"]
-        for each in prod.of_type("AWS::CloudWatch::Alarm").values()
-        if each["Properties"].get("Namespace") == "AWS/SQS"
-    }
-    assert watched.keys() == {"SessionEndedQueue", "SessionEndedDeadLetters"}
-    assert watched["SessionEndedDeadLetters"]["Threshold"] == 0
-    assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in watched.values())
-
-
-def test_no_secret_is_in_the_template(prod: Package) -> None:
-    """CloudFormation is told where each one lies; the machine that deploys never has it."""
-    for function in prod.of_type("AWS::Lambda::Function").values():
-        environment = function["Properties"]["Environment"]["Variables"]
-        for name in {"SUPABASE_KEY", "OPENAI_API_KEY", "HANDOFF_SECRET"} & environment.keys():
-            assert environment[name] == f"{{{{resolve:secretsmanager:realtime-ai-backend/prod:SecretString:{name}}}}}"
-
-
-# In the emulator
-
-
-class Aws:
-    """An emulator of AWS, into which the stack was deployed."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.environment = CREDENTIALS | {"AWS_ENDPOINT_URL": endpoint}
-        self._endpoint = endpoint
-
-    def client(self, service: str) -> Any:
-        """A boto3 client."""
-        return boto3.client(
-            service,
-            endpoint_url=self._endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
-
-    def outputs(self) -> dict[str, str]:
-        """What the stack says of itself."""
-        (stack,) = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
-        return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-
-    def queue_url(self, name: str) -> str:
-        """A queue's URL, by its name's end."""
-        url: str = self.client("sqs").get_queue_url(QueueName=f"{STACK}-{name}")["QueueUrl"]
-        return url
-
-
-@contextmanager
-def moto_server(port: int, log: IO[bytes]) -> Iterator[str]:
-    """The emulator, a process of its own; where it answers."""
-    process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 30
-        while not _listens(port):
-            assert time.monotonic() < deadline, "the emulator did not start"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
+from tests.lambda_runtime import RUNTIME_BOTO, install
+from tests.sls import for_this_machine, run_sls
+from tests.supabase import Supabase, fresh, open_store
 
 
 @pytest.fixture(scope="module")
 def aws(supabase: Supabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """An emulator with the stack in it, on the Supabase under test."""
     folder = tmp_path_factory.mktemp("aws")
-    port = free_port()
-    with (folder / "moto.log").open("wb") as log, moto_server(port, log) as endpoint:
-        aws = Aws(endpoint)
+    with (folder / "moto.log").open("wb") as log, emulator(log) as aws:
         named = {"SUPABASE_URL": supabase.url, "SUPABASE_KEY": supabase.service_key}
         run_sls("deploy", *for_this_machine(), environment=aws.environment | named)
         yield aws
@@ -273,27 +89,6 @@ def _policy(document: Any) -> list[dict[str, Any]]:
 
 def _listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
-
-
-@contextmanager
-def deployed(aws: Aws, name: str, folder: Path, **more: str) -> Iterator[Any]:
-    """The deployed zip, fetched from the emulator and run by AWS's runtime client as the function is configured."""
-    task = unpacked(aws, folder)
-    configuration = aws.client("lambda").get_function_configuration(FunctionName=f"{STACK}-{name}")
-    environment: Mapping[str, str] = configuration["Environment"]["Variables"] | more
-    with running_function(task, configuration["Handler"], environment, folder / "logs") as function:
-        yield function
-
-
-def unpacked(aws: Aws, folder: Path) -> Path:
-    """The deployed zip, fetched from the emulator; where it is unpacked."""
-    s3 = aws.client("s3")
-    (bucket,) = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
-    (key,) = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"] if each["Key"].endswith(".zip")]
-    s3.download_file(bucket, key, str(folder / "function.zip"))
-    with zipfile.ZipFile(folder / "function.zip") as packed:
-        packed.extractall(folder / "task")
-    return folder / "task"
 
 
 def test_a_cold_start_compiles_nothing(aws: Aws, tmp_path: Path) -> None:

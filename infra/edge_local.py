@@ -11,8 +11,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from infra.server_local import CannotStart, Server, is_listening
 from infra.settings import Settings, SettingsError, load_settings
-from infra.supabase_local import CannotStart, Server, is_listening
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTION = ROOT / "functions" / "summary" / "index.ts"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from infra.edge_local import Edge
-from infra.supabase_local import CannotStart
+from infra.server_local import CannotStart
 from tests.client import PATIENCE
 from tests.supabase import Supabase, free_port, unavailable
 

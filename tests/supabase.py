@@ -23,9 +23,11 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from infra.postgres_local import Postgres
+from infra.server_local import CannotStart
 from infra.settings import Settings
 from infra.store.supabase import SupabaseStore
-from infra.supabase_local import STANDALONE, CannotStart, Lite, Postgres, push_migrations
+from infra.supabase_local import STANDALONE, Lite, push_migrations
 
 
 @dataclass(frozen=True)

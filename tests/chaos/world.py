@@ -16,8 +16,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.handoff import sqs_client
 from infra.local import MOTO_ENVIRONMENT, QUEUE_PATH, create_queues
+from infra.postgres_local import Postgres
+from infra.server_local import Server, is_listening
 from infra.settings import Settings
-from infra.supabase_local import STANDALONE, Lite, Postgres, Server, is_listening, push_migrations
+from infra.supabase_local import STANDALONE, Lite, push_migrations
 from tests.supabase import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from infra.edge_local import environment, find_deno
-from infra.supabase_local import CLI, ROOT, CannotStart
+from infra.server_local import CannotStart
+from infra.supabase_local import CLI, ROOT
 from tests.supabase import unavailable
 
 PROJECT = "abcdefghijklmnopqrst"

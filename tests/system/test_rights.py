@@ -6,7 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.supabase_local import ROOT, Postgres
+from infra.postgres_local import Postgres
+from infra.supabase_local import ROOT
 from tests.supabase import fresh_database
 
 Connection = psycopg.Connection[tuple[Any, ...]]

@@ -17,10 +17,10 @@ from chat.journal import Journal
 from chat.metrics import Metrics
 from chat.spool import Spool
 from infra.local import MOTO_ENVIRONMENT
+from infra.postgres_local import Postgres
 from infra.records import Event, SessionEnded
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
-from infra.supabase_local import Postgres
 from tests.client import ChatClient
 from tests.conftest import Serve
 from tests.flaky import FlakyStore

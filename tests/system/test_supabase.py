@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 import chat.courier
 from functions.summary.summarize import Outcome, Summarizer
+from infra.postgres_local import Postgres
 from infra.records import Event, SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
-from infra.supabase_local import Postgres
 from tests.client import ChatClient
 from tests.conftest import Serve
 from tests.gateway import BAD_GATEWAY, Answer, Cut, Gateway, too_many

@@ -13,7 +13,7 @@ import pytest
 from functions.summary.prompt import messages_for_model, plain_summary
 from infra.edge_local import FUNCTION, environment, find_deno
 from infra.records import Event, Mode, SessionEnded
-from infra.supabase_local import CannotStart
+from infra.server_local import CannotStart
 from tests.parity import Case, names
 from tests.supabase import unavailable
 

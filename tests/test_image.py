@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path, PurePosixPath
 from string import Template
+from typing import Any
 
 import pytest
 
@@ -146,16 +147,20 @@ class Started:
         self.environment = environment
         self.process = process
 
-    async def serving(self) -> str:
-        """Read its log up to where it serves; its address."""
+    async def logged(self, event: str) -> dict[str, Any]:
+        """Read its log up to this line; the line."""
         assert self.process.stderr
         async with asyncio.timeout(PATIENCE):
             async for line in self.process.stderr:
-                entry = json.loads(line)
-                if entry["event"] == "serving":
-                    self.environment["PORT"] = str(entry["port"])
-                    return f"ws://127.0.0.1:{entry['port']}"
+                entry: dict[str, Any] = json.loads(line)
+                if entry["event"] == event:
+                    return entry
         raise AssertionError("it has ended")
+
+    async def serving(self) -> str:
+        """Wait until it serves; its address."""
+        self.environment["PORT"] = str((await self.logged("serving"))["port"])
+        return f"ws://127.0.0.1:{self.environment['PORT']}"
 
     async def is_healthy(self) -> bool:
         """What the image's own check says."""
@@ -321,7 +326,7 @@ def _plain(requirement: str) -> str:
 
 
 async def test_what_is_copied_starts_answers_and_drains(image: Path) -> None:
-    """Alone in a folder it serves; after SIGTERM it is unhealthy, ends the reply, says goodbye, and exits with 0."""
+    """Alone in a folder it serves; on SIGTERM it ends the reply, healthy still, says goodbye, and exits with 0."""
     copied = files_below(image)
     async with started(image, PORT="0", DRAIN_SECONDS="3600") as server:
         client = await ChatClient.connect(await server.serving())
@@ -329,13 +334,13 @@ async def test_what_is_copied_starts_answers_and_drains(image: Path) -> None:
         await client.say("Write 2000 words")
         token = await client.until("token")
         server.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE):
-            while await server.is_healthy():
-                pass
+        await server.logged("draining")
+        assert await server.is_healthy()
         await client.send({"type": "cancel", "turn_id": token["turn_id"]})
         assert await client.closed() == 1012
         code, log = await server.ended()
         assert code == 0, log
+        assert json.loads(log.splitlines()[-1])["event"] == "stopped"
     told = client.types()
     assert set(told[told.index("done") :]) == {"done", "saved", "goodbye"}, log
     assert told[-1] == "goodbye"

@@ -113,6 +113,7 @@ async def serve(settings: Settings) -> None:
             get_logger("main").info("serving", host=host, port=port, model=settings.llm_provider)
             spare_the_collector()
             await create_server(backend, settings).serve(sockets=[listener])
+    get_logger("main").info("stopped")  # the last line, so that the log of a process that was killed shows that it was
 
 
 def main() -> int:

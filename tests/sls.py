@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,19 @@ def run_sls(*arguments: str, environment: Mapping[str, str]) -> str:
 
     The test fails if it does, or if it is not installed where CI says that it must be; elsewhere it is skipped then.
     """
+    finished = _run(arguments, environment)
+    assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"
+    return finished.stdout
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """The same, for what must fail; what it said."""
+    finished = _run(arguments, environment)
+    assert finished.returncode != 0, finished.stdout
+    return finished.stdout + finished.stderr
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     missing = None if shutil.which("node") else "Node.js is not installed"
     if missing is None and not SLS.exists():
         missing = "the Serverless CLI is not installed: run npm ci"
@@ -38,7 +51,7 @@ def run_sls(*arguments: str, environment: Mapping[str, str]) -> str:
     if missing:
         pytest.skip(missing)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SUPABASE_"))}
-    finished = subprocess.run(
+    return subprocess.run(
         [SLS, *arguments],
         cwd=ROOT,
         env=inherited | {"VIRTUAL_ENV": sys.prefix, "SLS_TELEMETRY_DISABLED": "1"} | dict(environment),
@@ -47,5 +60,3 @@ def run_sls(*arguments: str, environment: Mapping[str, str]) -> str:
         timeout=PATIENCE,
         check=False,
     )
-    assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"
-    return finished.stdout

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from chat.main import ENDINGS_SECONDS, JOURNAL_SECONDS, SESSIONS_SECONDS
-from chat.sessions import LAST_SAVED_SECONDS
+from chat.sessions import ANNOUNCED_SECONDS, LAST_SAVED_SECONDS
 from infra.settings import Settings
 from tests.conftest import Serve
 from tests.template import template
@@ -52,7 +52,7 @@ def test_the_kill_comes_after_the_drain() -> None:
     """ECS waits as long as replies may finish, clients are told, and the last events are stored."""
     drain = float(ENVIRONMENT["DRAIN_SECONDS"])
     assert drain == Settings().drain_seconds
-    assert drain + 2 * LAST_SAVED_SECONDS + CLOSING_SECONDS < CONTAINER["StopTimeout"] <= 120
+    assert drain + 2 * LAST_SAVED_SECONDS + ANNOUNCED_SECONDS + CLOSING_SECONDS < CONTAINER["StopTimeout"] <= 120
 
 
 def test_the_balancer_leaves_sockets_alone_while_they_drain() -> None:
@@ -74,7 +74,7 @@ def test_containers_are_added_before_they_are_full() -> None:
     policy = properties("ContainerScalingBySockets")["TargetTrackingScalingPolicyConfiguration"]
     assert policy["TargetValue"] <= Settings().max_sessions / 2
     returned = [each for each in policy["CustomizedMetricSpecification"]["Metrics"] if each.get("ReturnData", True)]
-    assert [each["Expression"] for each in returned] == ["connections / 2 / containers"]
+    assert [each["Expression"] for each in returned] == ["FILL(connections, 0) / 2 / containers"]
 
 
 def test_the_program_may_send_to_its_queue_and_nothing_else() -> None:
@@ -134,17 +134,39 @@ def test_every_plain_variable_is_a_setting() -> None:
 
 
 def test_only_the_balancer_reaches_the_containers() -> None:
-    """They take connections of its security group on their one port, have no public address, and call out by HTTPS."""
+    """They take its connections on their one port, and Prometheus's if it is named; they call out by HTTPS alone."""
     access = properties("ContainerTaskAccess")
-    (way_in,) = access["SecurityGroupIngress"]
-    assert way_in["SourceSecurityGroupId"] == {"Fn::GetAtt": ["ContainerBalancerAccess", "GroupId"]}
-    assert not {"CidrIp", "CidrIpv6", "SourcePrefixListId"} & way_in.keys()
-    assert str(way_in["FromPort"]) == str(way_in["ToPort"]) == ENVIRONMENT["PORT"]
+    balancer, prometheus = access["SecurityGroupIngress"]
+    condition, prometheus, nothing = prometheus["Fn::If"]
+    assert (condition, nothing) == ("ContainerMetrics", {"Ref": "AWS::NoValue"})
+    assert prometheus["SourceSecurityGroupId"] == {"Ref": "MetricsSecurityGroup"}
+    assert balancer["SourceSecurityGroupId"] == {"Fn::GetAtt": ["ContainerBalancerAccess", "GroupId"]}
+    for way_in in (balancer, prometheus):
+        assert not {"CidrIp", "CidrIpv6", "SourcePrefixListId"} & way_in.keys()
+        assert str(way_in["FromPort"]) == str(way_in["ToPort"]) == ENVIRONMENT["PORT"]
     assert [(way["FromPort"], way["ToPort"]) for way in access["SecurityGroupEgress"]] == [(443, 443)]
     network = properties("ContainerService")["NetworkConfiguration"]["AwsvpcConfiguration"]
     assert network["SecurityGroups"] == [{"Fn::GetAtt": ["ContainerTaskAccess", "GroupId"]}]
     assert network["AssignPublicIp"] == "DISABLED"
     assert not [name for name, each in RESOURCES.items() if each["Type"].startswith("AWS::EC2::SecurityGroupIn")]
+
+
+async def test_the_balancer_keeps_the_metrics_to_those_inside(serve: Serve) -> None:
+    """The path where the app has them is answered by the balancer itself, with 404."""
+    rule = properties("ContainerHidden")
+    assert rule["ListenerArn"] == {"Ref": "ContainerHttps"}
+    ((path,),) = (condition["PathPatternConfig"]["Values"] for condition in rule["Conditions"])
+    assert [action["FixedResponseConfig"]["StatusCode"] for action in rule["Actions"]] == ["404"]
+    async with serve() as server, httpx.AsyncClient(base_url=server.http) as client:
+        assert (await client.get(path)).text.startswith("# HELP")
+
+
+def test_somebody_is_woken_when_no_container_is_there() -> None:
+    """Those that never came up were never unhealthy: no data is an alarm as well."""
+    alarm = properties("ContainersGone")
+    assert (alarm["MetricName"], alarm["Statistic"]) == ("HealthyHostCount", "Minimum")
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
+    assert (alarm["TreatMissingData"], alarm["AlarmActions"]) == ("breaching", [{"Ref": "Alarms"}])
 
 
 def test_the_balancer_speaks_https_alone() -> None:

@@ -157,6 +157,29 @@ def test_a_store_that_fails_has_every_record_come_again(
     assert handle(batch(ended(), ended("s2"))) == failures("r1", "r2")
 
 
+def test_what_failed_is_logged_with_its_session(
+    loop: asyncio.AbstractEventLoop,
+    store: SqliteStore,
+    handle: Handle,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Who looks for a session by its id finds why it has no summary; the records of a batch are not confused."""
+    monkeypatch.setenv("LOG_FORMAT", "json")
+    monkeypatch.setenv("HANDOFF_SECRET", "s3cret")
+    talk(loop, store)
+    handle(batch(ended("nobody", 3), ended(), "poison"))
+    handle(by_http(ended("nobody", 4)))
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = [(line["event"], line.get("session_id"), line.get("epoch"), line.get("message_id")) for line in lines]
+    assert sorted(told, key=str) == [
+        ("message failed", "nobody", 4, None),
+        ("record failed", "nobody", 3, "r1"),
+        ("record failed", None, None, "r3"),
+        ("written", "s1", 1, None),
+    ]
+
+
 def test_the_end_is_not_before_the_last_event(
     loop: asyncio.AbstractEventLoop, store: SqliteStore, handle: Handle
 ) -> None:

@@ -21,6 +21,7 @@ from infra.records import Event, Session, SessionEnded, utc_now
 from infra.settings import SettingsError
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
+from infra.telemetry import configure_logging
 from tests.flaky import FlakyStore
 from tests.queue import Queue
 
@@ -153,10 +154,13 @@ async def test_what_is_refused_stays_for_the_next_sweep(house: House) -> None:
     for number in range(2 * SQS_BATCH + 5):
         await house.session(f"s{number:02}", at=DAWN + number * MINUTE)
     house.far_end.weather.extend([HandoffUnavailable("it rains"), lambda ended: [ended[0], ended[3]]])
+    configure_logging("info", "json")
     with capture_logs() as logs:
         assert await house.sweeper.sweep() == SQS_BATCH - 2 + 5
-    assert [(line["event"], line["handed_off"], line["left"], line["cause"]) for line in logs] == [
-        ("swept in part", 13, 12, "it rains")
+    *each, whole = logs
+    assert (whole["event"], whole["handed_off"], whole["left"], whole["cause"]) == ("swept in part", 13, 12, "it rains")
+    assert [(line["event"], line["session_id"], line["epoch"]) for line in each] == [
+        ("handed off", f"s{number:02}", 1) for number in (11, 12, *range(14, 25))
     ]
     assert house.far_end.asked == [SQS_BATCH, SQS_BATCH, 5]
     await house.summarise()

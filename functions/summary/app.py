@@ -53,7 +53,11 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers
     @app.post(SQS_PATH)
     async def sqs(batch: Batch) -> dict[str, Any]:
         """Handle each record for itself, all at once; name those that must come again."""
-        ready = await summarizer()
+        try:
+            ready = await summarizer()
+        except Exception:
+            numbers.count({FAILED: len(batch.Records)})
+            raise
         outcomes = await asyncio.gather(*(_take(ready, record) for record in batch.Records))
         numbers.count(Counter(FAILED if outcome is None else outcome.name.capitalize() for outcome in outcomes))
         failed = [record.messageId for record, outcome in zip(batch.Records, outcomes, strict=True) if outcome is None]

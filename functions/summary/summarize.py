@@ -9,7 +9,7 @@ from functions.summary.prompt import messages_for_model, plain_summary
 from infra.llm import Model, ModelError, TextDelta
 from infra.records import Event, Session, SessionEnded
 from infra.store import Store
-from infra.telemetry import get_logger
+from infra.telemetry import bind, get_logger
 
 MODEL_SECONDS = 20.0
 """How long a model may take: the function itself has 30 s, and others of its batch wait."""
@@ -49,11 +49,12 @@ class Summarizer:
             StoreError: the store did not answer; the message must come again.
             ModelError: the same, for the model.
         """
+        bind(session_id=ended.session_id, epoch=ended.epoch)  # for the caller as well, who says what failed
         found = await self._store.transcript(ended.session_id, limit=PAGE)
         if found is None or found[0].epoch < ended.epoch:
             raise UnknownSession(f"no session {ended.session_id} at epoch {ended.epoch}")
         outcome = await self._finish(*found, ended)
-        log.info(outcome.value, session_id=ended.session_id, epoch=ended.epoch, reason=ended.reason)
+        log.info(outcome.value, reason=ended.reason)
         return outcome
 
     async def _finish(self, session: Session, events: list[Event], ended: SessionEnded) -> Outcome:
@@ -96,6 +97,6 @@ class Summarizer:
             if isinstance(error, ModelError) and error.retryable:
                 raise
             # It would refuse, or be as slow, the next time as well; a plain summary is better than none.
-            log.warning("plain summary", session_id=session.session_id, cause=str(error) or "timeout")
+            log.warning("plain summary", cause=str(error) or "timeout")
             return plain
         return " ".join(text.split()) or plain

@@ -67,7 +67,11 @@ class Sweeper:
             for it in orphans
         ]
         try:
-            return len(batch) - len(await self._handoff.send(batch))
+            refused = await self._handoff.send(batch)
         except HandoffUnavailable as error:
             causes.add(str(error))
             return 0
+        taken = [ended for ended in batch if ended not in refused]
+        for ended in taken:
+            log.info("handed off", session_id=ended.session_id, epoch=ended.epoch)
+        return len(taken)

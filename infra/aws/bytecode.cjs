@@ -11,18 +11,14 @@ const run = (python, ...args) => spawnSync(python, args, { encoding: 'utf8' });
 module.exports = class Bytecode {
   constructor(serverless, options, { log, progress }) {
     Object.assign(this, { serverless, log, progress });
-    const add = () => this.add();
-    this.hooks = {
-      'after:package:createDeploymentArtifacts': add,
-      'after:deploy:function:packageFunction': add,
-    };
+    this.hooks = { 'after:package:createDeploymentArtifacts': () => this.add() };
   }
 
   add() {
     const { runtime } = this.serverless.service.provider;
     const python = [runtime, 'python3'].find((each) => run(each, '-c', VERSION).stdout?.trim() === runtime);
     if (!python) {
-      this.log.notice(`Without bytecode, so that a cold start takes longer: there is no ${runtime} here to compile with`);
+      this.log.warning(`No ${runtime} here to compile with: the zip has no bytecode, and a cold start takes longer`);
       return;
     }
     const { artifact } = this.serverless.service.package;

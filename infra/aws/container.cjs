@@ -6,7 +6,7 @@ const NEEDED = {
   privateSubnets: 'subnets of the containers, comma-separated, whose way out is a NAT gateway',
   certificateArn: "the certificate of your domain, in ACM and in the stack's region",
   supabaseUrl: 'https://<project ref>.supabase.co',
-  supabaseKeyArn: 'the SSM parameter or secret that holds the service key',
+  supabaseKeyArn: 'the ARN of the SSM parameter or secret with the service key; :SUPABASE_KEY:: after it if JSON',
   allowedOrigins: 'the pages that may connect, https://example.com, or * for all',
 };
 
@@ -23,7 +23,7 @@ module.exports = async ({ resolveVariable }) => {
   if ((await given('llmProvider')) === 'openai') {
     if (!(await given('llmModel'))) missing.push('llmModel (for example gpt-4o-mini)');
     if (!(await given('openaiKeyArn')) && !(await given('openaiBaseUrl')))
-      missing.push('openaiKeyArn (the SSM parameter or secret that holds the API key), or openaiBaseUrl');
+      missing.push('openaiKeyArn (as supabaseKeyArn, with :OPENAI_API_KEY:: after it), or openaiBaseUrl');
   }
   // A string, not an Error: of that the framework would print the stack.
   if (missing.length) throw `container=on needs --param="name=value" for: ${missing.join('; ')}`;

@@ -127,7 +127,13 @@ class Journal:
             if len(events) == 1:
                 (event,) = events
                 self._metrics.events_set_aside.inc()
-                log.error("event set aside", session_id=event.session_id, event_id=event.event_id, cause=str(error))
+                log.error(
+                    "event set aside",
+                    session_id=event.session_id,
+                    turn_id=event.turn_id,
+                    event_id=event.event_id,
+                    cause=str(error),
+                )
                 return
             middle = len(events) // 2
             await self._append(events[:middle])

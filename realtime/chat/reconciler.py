@@ -67,10 +67,9 @@ class Reconciler:
         rows = await self._store.open_sessions(self._container_id, limit=MOST)
         unknown = {(row.session_id, row.epoch): row for row in rows if not self._is_known(row.session_id)}
         forgotten = self._suspects & unknown.keys()
-        for key in forgotten:
-            self._endings.put(_ended(unknown[key]))
-        if forgotten:
-            log.warning("announced again", sessions=len(forgotten))
+        for session_id, epoch in forgotten:
+            self._endings.put(_ended(unknown[session_id, epoch]))
+            log.warning("announced again", session_id=session_id, epoch=epoch)
         self._suspects = unknown.keys() - forgotten
 
 

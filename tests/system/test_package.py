@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.sls import ROOT, run_sls
+from tests.sls import ROOT, refused, run_sls
 
-MOST_ZIP_BYTES = 20_000_000
-"""Half of it bytecode, where the Python it is for is installed."""
+MOST_ZIP_BYTES = 10_000_000
+"""Without bytecode, which the zip has where the Python it is for is installed."""
 DUMMY = {
     "supabaseUrl": "https://dummy.supabase.co",
     "container": "on",
@@ -24,7 +24,14 @@ DUMMY = {
     "certificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/11111111-2222-3333-4444-555555555555",
     "supabaseKeyArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod-AbCdEf:SUPABASE_KEY::",
     "allowedOrigins": "https://example.com",
+    "llmProvider": "openai",
+    "llmModel": "gpt-4o-mini",
+    "openaiKeyArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod-AbCdEf:OPENAI_API_KEY::",
 }
+SECRETS = ["SUPABASE_KEY", "OPENAI_API_KEY", "HANDOFF_SECRET"]
+SECRET = "sk-of-this-machine"
+HERE = dict.fromkeys(SECRETS, SECRET) | {"OPENAI_BASE_URL": "http://localhost:11434/v1", "LLM_MODEL": "llama"}
+"""What the machine that deploys has in its environment."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """The package of everything for stage prod, made with dummy parameters and no credentials."""
     folder = tmp_path_factory.mktemp("package")
     parameters = [f"--param={name}={value}" for name, value in DUMMY.items()]
-    run_sls("package", "--stage", "prod", "--package", str(folder), *parameters, environment={})
+    run_sls("package", "--stage", "prod", "--package", str(folder), *parameters, environment=HERE)
     template = folder / "cloudformation-template-update-stack.json"
     return Package(json.loads(template.read_text()), template, folder / "realtime-ai-backend.zip")
 
@@ -81,10 +88,14 @@ def test_the_zip_carries_what_the_functions_import_and_nothing_else(prod: Packag
     assert ours == {str(Path(line).relative_to(ROOT)) for line in imported.stdout.splitlines()}
     tops = {name.split("/")[0] for name in names}
     unwanted = {"tests", "frontend", "chat", "node_modules", "boto3", "botocore", "cryptography", "uvicorn", "moto"}
+    unwanted |= {"bin", "requirements.txt"}
     assert not tops & unwanted
     assert not [name for name in names if name.endswith((".ts", ".env"))]
     assert [name for name in names if name.endswith("-aarch64-linux-gnu.so")]
-    assert prod.zip_file.stat().st_size < MOST_ZIP_BYTES
+    with zipfile.ZipFile(prod.zip_file) as packed:
+        sources = sum(each.compress_size for each in packed.infolist() if not each.filename.endswith(".pyc"))
+    assert sources < MOST_ZIP_BYTES
+    assert prod.zip_file.stat().st_size < 2 * MOST_ZIP_BYTES
 
 
 def test_the_functions_are_woken_as_they_should_be(prod: Package) -> None:
@@ -117,7 +128,7 @@ def test_a_batch_that_is_slow_does_not_come_twice(prod: Package) -> None:
 
 
 def test_the_alarms_watch_the_two_queues(prod: Package) -> None:
-    """One message among the dead, or one that waits too long, tells whoever subscribed to the topic."""
+    """One message among the dead, one that waits too long, or a function that fails tells whoever subscribed."""
     watched = {
         each["Properties"]["Dimensions"][0]["Value"]["Fn::GetAtt"][0]: each["Properties"]
         for each in prod.of_type("AWS::CloudWatch::Alarm").values()
@@ -126,11 +137,53 @@ def test_the_alarms_watch_the_two_queues(prod: Package) -> None:
     assert watched.keys() == {"SessionEndedQueue", "SessionEndedDeadLetters"}
     assert watched["SessionEndedDeadLetters"]["Threshold"] == 0
     assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in watched.values())
+    failing = {
+        each["Properties"]["Dimensions"][0]["Value"]["Ref"]: each["Properties"]["AlarmActions"]
+        for each in prod.of_type("AWS::CloudWatch::Alarm").values()
+        if each["Properties"].get("MetricName") == "Errors"
+    }
+    assert failing == {name: [{"Ref": "Alarms"}] for name in ("SummaryLambdaFunction", "SweepLambdaFunction")}
 
 
 def test_no_secret_is_in_the_template(prod: Package) -> None:
-    """CloudFormation is told where each one lies; the machine that deploys never has it."""
-    for function in prod.of_type("AWS::Lambda::Function").values():
-        environment = function["Properties"]["Environment"]["Variables"]
-        for name in {"SUPABASE_KEY", "OPENAI_API_KEY", "HANDOFF_SECRET"} & environment.keys():
-            assert environment[name] == f"{{{{resolve:secretsmanager:realtime-ai-backend/prod:SecretString:{name}}}}}"
+    """CloudFormation is told where each one lies; those of the machine that deploys stay there."""
+    assert SECRET not in json.dumps(prod.template)
+    environments = {
+        each["Properties"]["FunctionName"].rpartition("-")[2]: each["Properties"]["Environment"]["Variables"]
+        for each in prod.of_type("AWS::Lambda::Function").values()
+    }
+    for function, names in {"summary": SECRETS, "sweep": ["SUPABASE_KEY"]}.items():
+        for name in names:
+            place = f"{{{{resolve:secretsmanager:realtime-ai-backend/prod:SecretString:{name}}}}}"
+            assert environments[function][name] == place
+
+
+def test_of_this_machine_nothing_is_deployed_to_prod(prod: Package) -> None:
+    """A developer's model on localhost is nobody else's."""
+    summary = prod.template["Resources"]["SummaryLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    assert (summary["LLM_MODEL"], summary["OPENAI_BASE_URL"]) == ("gpt-4o-mini", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"container": "off"}, "supabaseUrl is needed"),
+        ({"supabaseUrl": "https://dummy.supabase.co"}, "container is needed"),
+        ({"llmProvider": "skynet"}, "llmProvider=skynet"),
+    ],
+)
+def test_a_deploy_to_prod_says_what_it_needs(given: dict[str, str], named: str) -> None:
+    """It is refused before anything is packed: with a parameter forgotten it would take away what is there."""
+    parameters = [f"--param={name}={value}" for name, value in given.items()]
+    assert named in refused("package", "--stage", "prod", *parameters)
+
+
+def test_one_function_alone_is_not_deployed() -> None:
+    """That way leads past CloudFormation, and would write where the secrets are for what they are."""
+    assert "use deploy" in refused("deploy", "function", "-f", "summary", "--stage", "prod")
+
+
+def test_rolling_back_needs_no_parameters(tmp_path: Path) -> None:
+    """Whoever does it at night has the stage's name: it gets as far as asking AWS, which here is not there."""
+    nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "a"}
+    assert "ECONNREFUSED" in refused("rollback", "--stage", "prod", "--timestamp", "1", **nobody)

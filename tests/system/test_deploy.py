@@ -49,34 +49,36 @@ def test_the_stack_is_there(aws: Aws) -> None:
     assert target["Arn"].endswith(":function:realtime-ai-backend-local-sweep")
 
 
-def test_the_role_may_do_what_the_functions_do(aws: Aws) -> None:
-    """Write their own logs, receive from the queue and send to it: no other action, and no `*` for a resource."""
+def test_each_role_may_do_what_its_function_does(aws: Aws) -> None:
+    """Write that function's log and take its own side of the queue: no other action, and nothing of anybody else's."""
+    queue = f"arn:aws:sqs:us-east-1:123456789012:{STACK}-session-ended"
+    own = {
+        "summary": {(f"sqs:{action}", queue) for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")},
+        "sweep": {("sqs:SendMessage", queue)},
+    }
+    assert len(aws.client("iam").list_roles()["Roles"]) == len(own)
+    for function, queue_side in own.items():
+        configuration = aws.client("lambda").get_function_configuration(FunctionName=f"{STACK}-{function}")
+        log = f"arn:aws:logs:us-east-1:123456789012:log-group:/aws/lambda/{STACK}-{function}"
+        written = {(f"logs:{action}", log) for action in ("CreateLogStream", "PutLogEvents")}
+        assert allowed(aws, configuration["Role"].rpartition("/")[2]) == queue_side | written
+
+
+def allowed(aws: Aws, role: str) -> set[tuple[str, str]]:
+    """Each action that the role allows, with its resource."""
     iam = aws.client("iam")
-    (role,) = [role["RoleName"] for role in iam.list_roles()["Roles"] if role["RoleName"].startswith(STACK)]
     assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
     statements = [
         statement
         for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]
         for statement in _policy(iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"])
     ]
-    queue_arn = f"arn:aws:sqs:us-east-1:123456789012:{STACK}-session-ended"
-    logs = f"arn:aws:logs:us-east-1:123456789012:log-group:/aws/lambda/{STACK}*"  # of these functions, by their names
-    allowed = {
-        (action, resource)
+    assert all(statement["Effect"] == "Allow" for statement in statements)
+    return {
+        (action, resource.removesuffix(":*"))  # a log group's ARN, which AWS itself ends so
         for statement in statements
         for action in _listed(statement["Action"])
         for resource in _listed(statement["Resource"])
-    }
-    assert all(statement["Effect"] == "Allow" for statement in statements)
-    assert allowed == {
-        ("logs:CreateLogStream", f"{logs}:*"),
-        ("logs:CreateLogGroup", f"{logs}:*"),
-        ("logs:TagResource", f"{logs}:*"),
-        ("logs:PutLogEvents", f"{logs}:*:*"),
-        ("sqs:SendMessage", queue_arn),
-        ("sqs:ReceiveMessage", queue_arn),
-        ("sqs:DeleteMessage", queue_arn),
-        ("sqs:GetQueueAttributes", queue_arn),
     }
 
 
@@ -192,8 +194,14 @@ async def test_the_deployed_sweep_hands_off_what_a_dead_container_left(
 
 
 def test_remove_leaves_nothing(aws: Aws) -> None:
-    """`sls remove` takes the stack away, with its queues and functions."""
+    """`sls remove` takes the stack away, and all that was in it."""
     run_sls("remove", *for_this_machine(), environment=aws.environment)
+    assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
     assert aws.client("lambda").list_functions()["Functions"] == []
     assert aws.client("events").list_rules()["Rules"] == []
+    assert aws.client("iam").list_roles()["Roles"] == []
+    assert aws.client("sns").list_topics()["Topics"] == []
+    assert aws.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
+    assert aws.client("logs").describe_log_groups()["logGroups"] == []
+    assert aws.client("s3").list_buckets()["Buckets"] == []

@@ -33,7 +33,10 @@ def add_bytecode(zip_file: Path) -> None:
             workers=0,
             invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
         )
-        for file in sorted(Path(folder).rglob("*.pyc")):
+        compiled = sorted(Path(folder).rglob("*.pyc"))
+        if not compiled:
+            sys.exit("nothing in it could be compiled")
+        for file in compiled:
             entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), LONG_AGO)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16

@@ -1,8 +1,8 @@
 """What a function costs before its first event: importing its handler out of its zip, beside a naive one's imports.
 
-The naive function has the same libraries, as the framework packs them by itself. Both see what they would see in AWS
-Lambda: their zip, the boto3 of its runtime, and no place to keep bytecode. Memory is told with and without what the
-bare interpreter has before it imports anything.
+The naive function has the same libraries. Both see what they would see in AWS Lambda: their zip, with its bytecode, the
+boto3 of its runtime, and no place to keep what they compile. Memory is told with and without what the bare interpreter
+has before it imports anything.
 """
 
 import compileall
@@ -58,29 +58,30 @@ def measure(statement: str, *path: Path) -> tuple[float, float]:
     return cpu_ms, peak_mib
 
 
-def medians(rounds: int) -> tuple[Import, Import, Import]:
-    """The handler's, the same with the store that its first call opens, and the naive function's."""
+def medians(rounds: int) -> tuple[Import, Import, Import, Import]:
+    """The handler's, that without bytecode, with the store that its first call opens, and the naive function's."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        ours, naive, runtime = _unpack(folder)
-        cases = [(NOTHING, ours), (HANDLER, ours), (WITH_STORE, ours), (NAIVE, naive)]
+        ours, plain, naive, runtime = _unpack(folder)
+        cases = [(NOTHING, ours), (HANDLER, ours), (HANDLER, plain), (WITH_STORE, ours), (NAIVE, naive)]
         seen = [[measure(statement, task, runtime) for statement, task in cases] for _ in range(rounds)]
     by_case = zip(*seen, strict=True)
     (_, bare), *rows = [[statistics.median(column) for column in zip(*times, strict=True)] for times in by_case]
-    handler, with_store, simple = (Import(cpu_ms, peak, peak - bare) for cpu_ms, peak in rows)
-    return handler, with_store, simple
+    handler, compiling, with_store, simple = (Import(cpu_ms, peak, peak - bare) for cpu_ms, peak in rows)
+    return handler, compiling, with_store, simple
 
 
-def _unpack(folder: Path) -> tuple[Path, Path, Path]:
-    """Our zip, the naive function's, and Lambda's runtime."""
+def _unpack(folder: Path) -> tuple[Path, Path, Path, Path]:
+    """Our zip, the same without bytecode, the naive function's, and Lambda's runtime."""
     run_sls("package", "--package", str(folder / "package"), *for_this_machine(), environment={})
-    ours, naive, runtime = folder / "ours", folder / "naive", folder / "runtime"
+    ours, plain, naive, runtime = (folder / name for name in ("ours", "plain", "naive", "runtime"))
     with zipfile.ZipFile(folder / "package" / "realtime-ai-backend.zip") as packed:
-        packed.extractall(ours)
-        packed.extractall(naive)
-    install(naive, LEFT_OUT)
-    for cache in list(naive.rglob("__pycache__")):
+        for task in (ours, plain, naive):
+            packed.extractall(task)
+    for cache in list(plain.rglob("__pycache__")):
         shutil.rmtree(cache)
+    install(naive, LEFT_OUT)
     install(runtime, RUNTIME_BOTO)
-    compileall.compile_dir(runtime, maxlevels=100, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
-    return ours, naive, runtime
+    for task in (naive, runtime):
+        compileall.compile_dir(task, maxlevels=100, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    return ours, plain, naive, runtime

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"chat": ROOT / "realtime" / "chat", "infra": ROOT / "infra", "functions": ROOT / "functions"}
-PURE = ("conversation", "open_turn", "history", "replay", "protocol", "routing", "inputs", "effects")
+PURE = ("conversation", "open_turn", "history", "replay", "protocol", "codec", "routing", "inputs", "effects")
 """What decides, and never waits."""
 
 

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from chat.codec import encode
 from chat.conversation import Conversation, IllegalInput
 from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
 from chat.history import History
@@ -26,7 +27,7 @@ from chat.inputs import (
     TurnFailed,
     UserSaid,
 )
-from chat.protocol import Accepted, Done, Error, ErrorCode, Ready, Saved, Token, ToolCalled, ToolResult, Usage, encode
+from chat.protocol import Accepted, Done, Error, ErrorCode, Ready, Saved, Token, ToolCalled, ToolResult, Usage
 from infra.llm import ToolCall
 from infra.records import Event, Session
 from infra.settings import WhileBusy

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat import outbox as module
+from chat.codec import encode
 from chat.outbox import Outbox, joined
-from chat.protocol import CloseCode, Pong, Saved, Token, encode
+from chat.protocol import CloseCode, Pong, Saved, Token
 from tests.hypothesis_profile import lenient
 
 PONG = encode(Pong())

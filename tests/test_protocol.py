@@ -10,19 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chat import protocol
-from chat.protocol import (
-    Cancel,
-    ClientFrame,
-    CloseCode,
-    ErrorCode,
-    Message,
-    Ping,
-    ProtocolError,
-    ServerFrame,
-    encode,
-    is_unicode,
-    parse,
-)
+from chat.codec import ProtocolError, encode, is_unicode, parse
+from chat.protocol import Cancel, ClientFrame, CloseCode, ErrorCode, Message, Ping, ServerFrame
 from infra.records import Event
 from tests.hypothesis_profile import lenient
 

@@ -10,12 +10,13 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
 
+from chat.codec import ProtocolError, encode, parse
 from chat.connection import CLOSED_WITH, DROP, LISTEN, SEND
 from chat.inputs import CancelAsked, FrameRefused, Position, UserSaid
 from chat.journal import Journal
 from chat.metrics import LOST
 from chat.outbox import Outbox
-from chat.protocol import Cancel, CloseCode, Error, ErrorCode, Ping, Pong, ProtocolError, encode, parse
+from chat.protocol import Cancel, CloseCode, Error, ErrorCode, Ping, Pong
 from chat.session import Session
 from chat.sessions import Refused, Sessions
 from chat.turn import SORRY

@@ -6,7 +6,8 @@ Pure, like the conversation that owns it.
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from chat.protocol import StreamFrame, Token, encode, join
+from chat.codec import encode, join
+from chat.protocol import StreamFrame, Token
 
 TOKEN_BYTES = 64
 """What a kept token takes besides its characters: the string's header, and its place in a list."""

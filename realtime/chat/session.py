@@ -5,12 +5,13 @@ import contextvars
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from chat.codec import encode
 from chat.conversation import Conversation
 from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
 from chat.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
 from chat.journal import Journal
 from chat.outbox import Outbox
-from chat.protocol import CloseCode, Done, ErrorCode, Token, encode
+from chat.protocol import CloseCode, Done, ErrorCode, Token
 from chat.tools.registry import ToolContext
 from chat.turn import SORRY, Turn, TurnKit
 from infra.llm import Message

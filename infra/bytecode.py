@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 TASK_ROOT = "/var/task"
 """Where Lambda unpacks the zip; a traceback names its files there."""
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""Each file's time, as in what the framework packs: the same files make the same zip, which is not deployed anew."""
+"""Each file's time, as in what the framework packs: so that the same files make the same zip, and no new deployment."""
 
 
 def add_bytecode(zip_file: Path) -> None:

@@ -1,11 +1,15 @@
 """The Serverless CLI that `package.json` pins."""
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,16 +21,18 @@ PATIENCE = 300
 
 def for_this_machine() -> list[str]:
     """Arguments to pack what runs here, for stage local. For Lambda it is packed for its Python, on arm64."""
+    is_arm = platform.machine() in ("arm64", "aarch64")
+    linux, mac = ("aarch64", "11_0_arm64") if is_arm else ("x86_64", "10_12_x86_64")
     packed_for = {
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "architecture": "x86_64",
-        "wheels": "manylinux2014_x86_64",
+        "architecture": "arm64" if is_arm else "x86_64",
+        "wheels": f"macosx_{mac}" if sys.platform == "darwin" else f"manylinux2014_{linux}",
     }
     return ["--stage", "local", *(f"--param={name}={value}" for name, value in packed_for.items())]
 
 
 def run_sls(*arguments: str, environment: Mapping[str, str]) -> str:
-    """Run it in the project's folder with this environment and nothing of AWS from ours; what it printed.
+    """Run it on a copy of the project with this environment and nothing of AWS from ours; what it printed.
 
     The test fails if it does, or if it is not installed where CI says that it must be; elsewhere it is skipped then.
     """
@@ -51,12 +57,32 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess
     if missing:
         pytest.skip(missing)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SUPABASE_"))}
+    ours = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+        "SLS_TELEMETRY_DISABLED": "1",
+    }
     return subprocess.run(
         [SLS, *arguments],
-        cwd=ROOT,
-        env=inherited | {"VIRTUAL_ENV": sys.prefix, "SLS_TELEMETRY_DISABLED": "1"} | dict(environment),
+        cwd=Path(_project().name),
+        env=inherited | ours | dict(environment),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
+
+
+@cache
+def _project() -> TemporaryDirectory[str]:
+    """What of the project the framework reads, without what is its user's: their `.env`, and their stage's values."""
+    folder = TemporaryDirectory(prefix="sls-")
+    for name in ("functions", "infra"):
+        shutil.copytree(ROOT / name, Path(folder.name) / name, ignore=shutil.ignore_patterns("__pycache__"))
+    before, prod, rest = (ROOT / "serverless.yml").read_text().partition("\n  prod:\n")
+    values, provider, after = rest.partition("\nprovider:\n")
+    values = re.sub(r"(?m)^    (supabaseUrl|container|llm\w+):.*\n", "", values)  # those that a test leaves out
+    (Path(folder.name) / "serverless.yml").write_text(before + prod + values + provider + after)
+    shutil.copy(ROOT / "package.json", folder.name)
+    (Path(folder.name) / "node_modules").symlink_to(ROOT / "node_modules")
+    return folder

@@ -111,6 +111,24 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await built.sqlite.close()
 
 
+async def test_a_session_takes_one_place_and_never_two(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes in the very moment in which another session is open finds the last place free."""
+    monkeypatch.setattr(house.sessions, "_settings", house.settings.model_copy(update={"max_sessions": 2}))
+    open_session = house.store.open_session
+    coming: list[asyncio.Task[Session]] = []
+
+    async def opening(session_id: str, user_id: str, **how: Any) -> Any:
+        row = await open_session(session_id, user_id, **how)
+        if session_id == "one":  # the next step of the loop is that of the other, before any callback of this one's
+            coming.append(asyncio.create_task(house.attach(house.client(), "two")))
+        return row
+
+    monkeypatch.setattr(house.store, "open_session", opening)
+    await house.attach(house.client(), "one")
+    await coming[0]
+    assert (await house.refusal(session_id="three")).code == ErrorCode.AT_CAPACITY
+
+
 async def test_nothing_is_announced_or_opened_again_before_its_last_event_is_stored(house: House) -> None:
     """The summary and the next epoch are made of what is stored, so both wait for a write on its way."""
     await house.leave_while_answered(Pause())

@@ -1,12 +1,14 @@
 """The sweep: what a dead container left open is handed off, as ended when it was last heard of; all else is not."""
 
 import asyncio
+import json
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,12 +208,12 @@ async def test_a_store_that_is_down_fails_the_sweep(house: House) -> None:
 
 
 @pytest.fixture
-def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, Any]]]:
+def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
     """The handler, cold, with the settings of its environment; called as the schedule calls it."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     module._opened.cache_clear()
-    yield lambda: module.handler({"source": "aws.events", "detail-type": "Scheduled Event"}, None)
+    yield lambda context=None: module.handler({"source": "aws.events", "detail-type": "Scheduled Event"}, context)
     if module._opened.cache_info().currsize:
         module._opened().close()
     module._opened.cache_clear()
@@ -230,6 +232,29 @@ def test_the_function_sweeps_onto_the_queue(
     assert handle() == {"handed_off": 1}
     assert [SessionEnded.from_json(body) for body in queue.bodies()] == [
         SessionEnded(session_id="s", epoch=1, ended_at=DAWN, reason="crashed")
+    ]
+
+
+def test_each_sweep_is_logged_under_its_own_request(
+    handle: Callable[..., dict[str, Any]],
+    queue: Queue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A function that is warm does not name the request that it began with."""
+    monkeypatch.setenv("DISCONNECT_QUEUE_URL", queue.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", str(queue.settings.aws_endpoint_url))
+    monkeypatch.setenv("LOG_FORMAT", "json")
+    handle()
+    with closing(sqlite3.connect(tmp_path / "realtime.db")) as db, db:
+        row = ("s", DAWN.isoformat(timespec="microseconds"), "dead")
+        db.execute("INSERT INTO sessions (session_id, start_time, container_id) VALUES (?, ?, ?)", row)
+    for request_id in ("first", "second"):
+        handle(SimpleNamespace(aws_request_id=request_id))
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"room": "sweep"' in line]
+    assert [(line["event"], line["request_id"]) for line in lines] == [
+        (event, request_id) for request_id in ("first", "second") for event in ("handed off", "swept")
     ]
 
 

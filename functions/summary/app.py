@@ -55,7 +55,8 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers
         """Handle each record for itself, all at once; name those that must come again."""
         try:
             ready = await summarizer()
-        except Exception:
+        except Exception as error:
+            log.error("batch failed", records=len(batch.Records), cause=str(error))
             numbers.count({FAILED: len(batch.Records)})
             raise
         outcomes = await asyncio.gather(*(_take(ready, record) for record in batch.Records))

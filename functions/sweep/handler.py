@@ -1,6 +1,7 @@
 """What Lambda calls on a schedule. Built on the first call and kept for the next ones, the event loop with it."""
 
 import asyncio
+from contextvars import copy_context
 from functools import cache
 from typing import Any
 
@@ -40,7 +41,8 @@ class _Opened:
 
     def sweep(self) -> int:
         """See `Sweeper.sweep`."""
-        taken = self._runner.run(self._sweep())
+        # In this call's context: a runner keeps that of its first, and the log its request's id.
+        taken = self._runner.run(self._sweep(), context=copy_context())
         self._numbers.count({"HandedOff": taken})
         return taken
 

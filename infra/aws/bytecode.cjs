@@ -23,7 +23,7 @@ module.exports = class Bytecode {
     }
     const { artifact } = this.serverless.service.package;
     this.progress.get('bytecode').notice(`Compiling with ${python}`);
-    const { status, stderr } = run(python, SCRIPT, artifact);
+    const { status, stderr } = run(python, '-I', SCRIPT, artifact);
     this.progress.get('bytecode').remove();
     if (status !== 0) throw new this.serverless.classes.Error(`no bytecode for ${artifact}: ${stderr}`);
   }

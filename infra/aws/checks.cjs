@@ -7,8 +7,10 @@ module.exports = class Checks {
     };
     this.hooks = {
       'before:package:initialize': () => {
-        const { supabaseUrl, container, llmProvider } = serverless.service.custom.given;
-        if (!['demo', 'openai'].includes(llmProvider)) refuse(`llmProvider=${llmProvider}: must be demo or openai`);
+        const { supabaseUrl, container, llmProvider, llmModel } = serverless.service.custom.given;
+        if (llmProvider && !['demo', 'openai'].includes(llmProvider))
+          refuse(`llmProvider=${llmProvider}: must be demo or openai`);
+        if (llmProvider === 'openai' && !llmModel) refuse('llmModel is needed with llmProvider=openai: gpt-4o-mini, say');
         if (serverless.service.provider.stage === 'local') return;
         if (!supabaseUrl) refuse('supabaseUrl is needed: --param="supabaseUrl=https://<project ref>.supabase.co"');
         if (!container)

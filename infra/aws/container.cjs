@@ -12,7 +12,7 @@ const NEEDED = {
 
 module.exports = async ({ resolveVariable }) => {
   const given = (name, otherwise = '') => resolveVariable(`param:${name}, '${otherwise}'`);
-  const container = await given('container', 'off');
+  const container = (await given('container')) || 'off';
   if (!['off', 'registry', 'on'].includes(container)) throw `container=${container}: must be off, registry or on`;
   if (container !== 'on') return { container };
 

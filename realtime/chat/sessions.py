@@ -15,7 +15,8 @@ from chat.protocol import CloseCode, ErrorCode
 from chat.session import Session
 from chat.tools.registry import ToolContext
 from chat.turn import TurnKit
-from infra.records import EndReason, SessionEnded, utc_now
+from infra.records import EndReason, Event, SessionEnded, utc_now
+from infra.records import Session as SessionRow
 from infra.settings import Settings
 from infra.store import NotYours, Store, StoreError
 from infra.telemetry import get_logger
@@ -177,20 +178,40 @@ class Sessions:
             if len(self._live) + len(self._opening) >= self._settings.max_sessions:
                 message = "All places are taken at the moment; try again shortly."
                 raise Refused(CloseCode.AT_CAPACITY, ErrorCode.AT_CAPACITY, message, 5)
-            opening = asyncio.create_task(self._open(session_id, user_id))
-            self._opening[asked] = opening
-            opening.add_done_callback(lambda _: self._opening.pop(asked))
+            self._opening[asked] = asyncio.create_task(self._open(session_id, user_id))
         # Shielded: the one who asked first may vanish while others wait for the same session.
         return await asyncio.shield(self._opening[asked])
 
     async def _open(self, session_id: str, user_id: str) -> Session:
         settings = self._settings
         try:
+            row, events = await self._load(session_id, user_id)
+            conversation = Conversation(
+                row,
+                History(events, settings.history_events),
+                while_busy=settings.while_busy,
+                max_waiting=settings.max_queued_messages,
+                replay_bytes=settings.replay_bytes,
+                new_id=lambda: str(uuid4()),
+                now=utc_now,
+            )
+            context = ToolContext(session_id, user_id, self._store, self._journal.settled)
+            session = Session(conversation, context, self._journal, self._kit)
+            session.dispatch(Opened())
+            self._live[session_id] = session
+        finally:  # in the step that makes it live: it must not take two places in between
+            del self._opening[session_id, user_id]
+        self._linger(session, OPEN_SECONDS)  # for the socket that asked: it is attached in a moment, or gone already
+        log.info("session opened", session_id=session_id, epoch=row.epoch)
+        return session
+
+    async def _load(self, session_id: str, user_id: str) -> tuple[SessionRow, list[Event]]:
+        try:
             async with asyncio.timeout(OPEN_SECONDS):
                 if leaving := self._leaving.get(session_id):
                     await asyncio.wait([leaving])  # its last events must be stored before they are read
                 await self._journal.caught_up(session_id)  # those that an earlier process left, too
-                events = await self._store.latest_events(session_id, limit=settings.history_events)
+                events = await self._store.latest_events(session_id, limit=self._settings.history_events)
                 # Last, because it raises the epoch: what is opened and then given up would never be ended.
                 row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
         except NotYours:
@@ -199,22 +220,7 @@ class Sessions:
             log.warning("session cannot be opened", session_id=session_id, cause=str(error) or "timeout")
             message = "The conversation cannot be opened at the moment; nothing is lost."
             raise Refused(CloseCode.STORE_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, message, 2) from error
-        conversation = Conversation(
-            row,
-            History(events, settings.history_events),
-            while_busy=settings.while_busy,
-            max_waiting=settings.max_queued_messages,
-            replay_bytes=settings.replay_bytes,
-            new_id=lambda: str(uuid4()),
-            now=utc_now,
-        )
-        context = ToolContext(session_id, user_id, self._store, self._journal.settled)
-        session = Session(conversation, context, self._journal, self._kit)
-        session.dispatch(Opened())
-        self._live[session_id] = session
-        self._linger(session, OPEN_SECONDS)  # for the socket that asked: it is attached in a moment, or gone already
-        log.info("session opened", session_id=session_id, epoch=row.epoch)
-        return session
+        return row, events
 
     def _linger(self, session: Session, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, self._end, session, "dropped")

@@ -75,7 +75,7 @@ def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
             | more
         )
         arguments = ["tests.bench.floor", str(port), str(rate)] if kind == "floor" else ["chat"]
-        process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, cwd=ROOT)
+        process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, cwd=data_dir)
         try:
             if len(cores := sorted(os.sched_getaffinity(0))) > 1:
                 os.sched_setaffinity(process.pid, cores[:1])

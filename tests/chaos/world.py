@@ -40,6 +40,7 @@ class Process(Server):
 
     def __init__(self, name: str, folder: Path, port: int, arguments: list[str], environment: dict[str, str]) -> None:
         super().__init__(port, folder / f"{name}.log")
+        self._folder = folder  # where no .env is
         self._arguments = arguments
         self._environment = environment
         self._ready: Callable[[], bool] = lambda: is_listening(port)
@@ -51,7 +52,7 @@ class Process(Server):
 
     def start(self) -> None:
         """Start it."""
-        self._spawn([sys.executable, "-m", *self._arguments], self._ready, cwd=ROOT, env=self._environment)
+        self._spawn([sys.executable, "-m", *self._arguments], self._ready, cwd=self._folder, env=self._environment)
 
 
 class Queue(Process):

@@ -194,7 +194,7 @@ async def test_the_deployed_sweep_hands_off_what_a_dead_container_left(
 
 
 def test_remove_leaves_nothing(aws: Aws) -> None:
-    """`sls remove` takes the stack away, and all that was in it."""
+    """`sls remove` takes the stack away, and all that was in it. The last test here: the others need it."""
     run_sls("remove", *for_this_machine(), environment=aws.environment)
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []

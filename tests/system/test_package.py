@@ -24,6 +24,7 @@ DUMMY = {
     "certificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/11111111-2222-3333-4444-555555555555",
     "supabaseKeyArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod-AbCdEf:SUPABASE_KEY::",
     "allowedOrigins": "https://example.com",
+    "logRetentionDays": "14",
     "llmProvider": "openai",
     "llmModel": "gpt-4o-mini",
     "openaiKeyArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod-AbCdEf:OPENAI_API_KEY::",
@@ -118,7 +119,7 @@ def test_the_functions_are_woken_as_they_should_be(prod: Package) -> None:
         assert function["Properties"]["Architectures"] == ["arm64"]
         assert function["Properties"]["Runtime"] == "python3.13"
     for group in prod.of_type("AWS::Logs::LogGroup").values():
-        assert group["Properties"]["RetentionInDays"] == 30
+        assert int(group["Properties"]["RetentionInDays"]) == 14
 
 
 def test_a_batch_that_is_slow_does_not_come_twice(prod: Package) -> None:
@@ -170,6 +171,7 @@ def test_of_this_machine_nothing_is_deployed_to_prod(prod: Package) -> None:
         ({"container": "off"}, "supabaseUrl is needed"),
         ({"supabaseUrl": "https://dummy.supabase.co"}, "container is needed"),
         ({"llmProvider": "skynet"}, "llmProvider=skynet"),
+        ({"llmProvider": "openai"}, "llmModel is needed"),
     ],
 )
 def test_a_deploy_to_prod_says_what_it_needs(given: dict[str, str], named: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import unicodedata
+from contextvars import copy_context
 from typing import Any
 from uuid import uuid4
 
@@ -107,11 +108,12 @@ class SessionSocket:
 
     async def _read(self, scope: Scope, receive: Receive, session: Session, outbox: Outbox) -> bool:
         """Take the client's frames until it leaves; whether it said goodbye."""
+        context = copy_context()  # for the log: the protocol calls from its own, which knows no request
 
         def take_now(text: str) -> bool:
             if not outbox.has_room():
                 return False
-            self._take(text, session, outbox)
+            context.run(self._take, text, session, outbox)
             return True
 
         listen = scope["extensions"].get(LISTEN, lambda take: None)

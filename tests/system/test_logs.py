@@ -28,19 +28,22 @@ async def lines_of_a_visit(data_dir: Path, said: str) -> list[dict[str, Any]]:
     client = await when_it_listens(port)
     await client.say(said)
     await client.until("done")
+    await client.say(said)  # this one comes while the socket is waited for, the first before that
+    await client.until("done")
     process.send_signal(signal.SIGTERM)
     _, log = await asyncio.wait_for(process.communicate(), 30)
     return [json.loads(line) for line in log.decode().splitlines()]
 
 
 async def test_the_log_tells_of_a_session_and_not_what_was_said(tmp_path: Path) -> None:
-    """Every line is JSON; those of a session name it, its epoch and turn; no content and no secret is in any."""
+    """Every line is JSON; a session's name it, its epoch, turn and request; no content and no secret is in any."""
     lines = await lines_of_a_visit(tmp_path, "fetch my blueberry data")
     opened, turn, ended = (
         next(line for line in lines if line["event"] == event)
         for event in ("session opened", "turn ended", "session ended")
     )
-    assert opened["request_id"]
+    requests = [line["request_id"] for line in lines if line["event"] in ("session opened", "turn ended")]
+    assert requests == [opened["request_id"]] * 3
     assert {line["session_id"] for line in (opened, turn, ended)} == {"s1"}
     assert {line["epoch"] for line in (opened, turn, ended)} == {1}
     assert (bool(turn["turn_id"]), turn["reason"], ended["reason"]) == (True, "complete", "shutdown")

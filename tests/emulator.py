@@ -1,17 +1,15 @@
 """An emulator of AWS, a process of its own, and what was deployed into it."""
 
-import socket
-import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import boto3
 
+from infra.server_local import Server, is_listening
 from tests.lambda_runtime import running_function
 from tests.supabase import free_port
 
@@ -42,26 +40,24 @@ class Aws:
         return url
 
 
+class Moto(Server):
+    """The emulator's process."""
+
+    def start(self) -> None:
+        """Start it."""
+        command = [sys.executable, "-m", "moto.server", "-p", str(self.port)]
+        self._spawn(command, lambda: is_listening(self.port))
+
+
 @contextmanager
-def emulator(log: IO[bytes]) -> Iterator[Aws]:
-    """Start it; its own log goes to `log`."""
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
+def emulator(folder: Path) -> Iterator[Aws]:
+    """Run it; its own log goes there."""
+    moto = Moto(free_port(), folder / "moto.log")
+    moto.start()
     try:
-        deadline = time.monotonic() + 30
-        while not _listens(port):
-            assert time.monotonic() < deadline, "the emulator did not start"
-            time.sleep(0.05)
-        yield Aws(f"http://127.0.0.1:{port}")
+        yield Aws(f"http://127.0.0.1:{moto.port}")
     finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
+        moto.stop()
 
 
 @contextmanager

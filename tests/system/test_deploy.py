@@ -26,8 +26,7 @@ from tests.supabase import Supabase, fresh, open_store
 @pytest.fixture(scope="module")
 def aws(supabase: Supabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """An emulator with the stack in it, on the Supabase under test."""
-    folder = tmp_path_factory.mktemp("aws")
-    with (folder / "moto.log").open("wb") as log, emulator(log) as aws:
+    with emulator(tmp_path_factory.mktemp("aws")) as aws:
         named = {"SUPABASE_URL": supabase.url, "SUPABASE_KEY": supabase.service_key}
         run_sls("deploy", *for_this_machine(), environment=aws.environment | named)
         yield aws

@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from chat.courier import Courier
-from chat.spool import Spool
+from chat.durability.courier import Courier
+from chat.durability.spool import Spool
 
 PATIENCE = 10.0
 """Seconds a test waits for a write before it fails."""

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"chat": ROOT / "realtime" / "chat", "infra": ROOT / "infra", "functions": ROOT / "functions"}
-PURE = ("conversation", "open_turn", "history", "replay", "protocol", "codec", "routing", "inputs", "effects")
-"""What decides, and never waits."""
+LAYERS = ("protocol", "conversation", "durability", "sessions", "web")
+"""The folders of the container, from the ground up: each may import those before it, and none behind it."""
 
 
 class Imports(ast.NodeVisitor):
@@ -56,6 +56,8 @@ IMPORTS: dict[str, Imports] = {}
 for _name, _tree in MODULES.items():
     IMPORTS[_name] = Imports()
     IMPORTS[_name].visit(_tree)
+PURE = [name for name in MODULES if name.startswith(("chat.conversation", "chat.protocol"))]
+"""What decides, and never waits."""
 
 
 def tops(module: str) -> set[str]:
@@ -90,9 +92,9 @@ def graph(*, later: bool) -> dict[str, set[str]]:
 
 def test_there_is_something_to_look_at() -> None:
     """The three packages were found where they are expected, each with what is at its heart."""
-    assert {"chat.conversation", "chat.tools.registry", "infra.records", "infra.store.sqlite"} <= MODULES.keys()
+    assert {"chat.conversation.machine", "chat.tools.registry", "infra.records", "infra.store.sqlite"} <= MODULES.keys()
     assert {name.split(".")[0] for name in MODULES} == PACKAGES.keys()
-    assert "chat.protocol" in graph(later=False)["chat.conversation"]
+    assert "chat.protocol.frames" in graph(later=False)["chat.conversation.machine"]
     assert "infra.store.sqlite" in graph(later=True)["infra.store"]
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
 
@@ -124,10 +126,9 @@ def test_nobody_imports_in_circles(later: bool) -> None:
     assert circle(graph(later=later)) == []
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_what_decides_never_waits(name: str) -> None:
+@pytest.mark.parametrize("module", PURE)
+def test_what_decides_never_waits(module: str) -> None:
     """The rooms of decisions have no event loop, no thread, no socket, and nothing they could wait for."""
-    module = f"chat.{name}"
     assert not tops(module) & {"asyncio", "threading", "socket", "time", "starlette", "uvicorn", "sqlite3"}
     waits = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
     assert not [node for node in ast.walk(MODULES[module]) if isinstance(node, waits)]
@@ -135,6 +136,14 @@ def test_what_decides_never_waits(name: str) -> None:
 
 def test_what_decides_builds_on_nothing_that_waits() -> None:
     """Of chat, the rooms of decisions import each other alone."""
-    pure = {f"chat.{name}" for name in PURE}
-    for module in pure:
-        assert {name for name in graph(later=True)[module] if name.startswith("chat.")} <= pure, module
+    for module in PURE:
+        assert {name for name in graph(later=True)[module] if name.startswith("chat.")} <= set(PURE), module
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_folders_build_on_those_below(layer: str) -> None:
+    """No arrow goes up: what is served builds on what is live, on what lasts, on what decides, on what is said."""
+    above = tuple(f"chat.{name}" for name in LAYERS[LAYERS.index(layer) + 1 :])
+    for module, imported in graph(later=True).items():
+        if module.startswith(f"chat.{layer}."):
+            assert not [name for name in imported if name.startswith(above)], module

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from chat.main import ENDINGS_SECONDS, JOURNAL_SECONDS, SESSIONS_SECONDS
-from chat.sessions import ANNOUNCED_SECONDS, LAST_SAVED_SECONDS
+from chat.sessions.registry import ANNOUNCED_SECONDS, LAST_SAVED_SECONDS
 from infra.settings import Settings
 from tests.conftest import Serve
 from tests.template import template

@@ -9,12 +9,10 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 import pytest
 
-from chat import inputs
-from chat import protocol as wire
-from chat.conversation import BUSY_RETRY_SECONDS, Conversation, IllegalInput
-from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
-from chat.history import History
-from chat.inputs import (
+from chat.conversation import inputs
+from chat.conversation.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.conversation.history import History
+from chat.conversation.inputs import (
     Attached,
     CancelAsked,
     EndAsked,
@@ -27,8 +25,21 @@ from chat.inputs import (
     TurnFailed,
     UserSaid,
 )
-from chat.protocol import Accepted, Done, ErrorCode, ModeChosen, Ready, Saved, Token, ToolCalled, ToolResult, Usage
-from chat.routing import PROMPTS
+from chat.conversation.machine import BUSY_RETRY_SECONDS, Conversation, IllegalInput
+from chat.conversation.routing import PROMPTS
+from chat.protocol import frames as wire
+from chat.protocol.frames import (
+    Accepted,
+    Done,
+    ErrorCode,
+    ModeChosen,
+    Ready,
+    Saved,
+    Token,
+    ToolCalled,
+    ToolResult,
+    Usage,
+)
 from infra.llm import Message, ToolCall
 from infra.records import Event, Mode, Role, Session
 from infra.settings import WhileBusy
@@ -280,7 +291,7 @@ def test_a_message_sent_again_after_a_crash_has_the_same_event_id() -> None:
 
 def test_a_session_remembers_so_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest ids are known again; memory does not grow with a session's age."""
-    monkeypatch.setattr("chat.conversation.REMEMBERED_MESSAGES", 2)
+    monkeypatch.setattr("chat.conversation.machine.REMEMBERED_MESSAGES", 2)
     talk = a_conversation("interrupt", mode="casual")
     for message_id in ("m1", "m2", "m3"):
         talk.receive(UserSaid("hello", message_id))
@@ -290,7 +301,7 @@ def test_a_session_remembers_so_many_messages(monkeypatch: pytest.MonkeyPatch) -
 
 def test_ready_carries_no_more_history_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a long past a client is sent the end; the rest it can read over HTTP."""
-    monkeypatch.setattr("chat.conversation.READY_CHARS", 10)
+    monkeypatch.setattr("chat.conversation.machine.READY_CHARS", 10)
     before = [said(n, "old", "hello" * n, n, f"m{n}").event for n in (3, 1, 1)]
     assert a_conversation(before=before).receive(Attached("conn")) == (
         Reply("conn", Ready(0, "s", 3, False, None, before[1:])),

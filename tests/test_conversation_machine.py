@@ -8,11 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chat.codec import encode
-from chat.conversation import Conversation, IllegalInput
-from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
-from chat.history import History
-from chat.inputs import (
+from chat.conversation.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.conversation.history import History
+from chat.conversation.inputs import (
     Attached,
     CancelAsked,
     EndAsked,
@@ -27,7 +25,9 @@ from chat.inputs import (
     TurnFailed,
     UserSaid,
 )
-from chat.protocol import Accepted, Done, Error, ErrorCode, Ready, Saved, Token, ToolCalled, ToolResult, Usage
+from chat.conversation.machine import Conversation, IllegalInput
+from chat.protocol.codec import encode
+from chat.protocol.frames import Accepted, Done, Error, ErrorCode, Ready, Saved, Token, ToolCalled, ToolResult, Usage
 from infra.llm import ToolCall
 from infra.records import Event, Session
 from infra.settings import WhileBusy

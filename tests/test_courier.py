@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from chat.courier import Courier
+from chat.durability.courier import Courier
+from chat.durability.shelf import Shelf
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.shelf import Shelf
-from chat.spool import Spool
 from infra.settings import SettingsError
 from tests.spooled import die, spooled, until
 
@@ -55,8 +55,8 @@ class FarEnd:
 @pytest.fixture(autouse=True)
 def _no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real waits, a thousand times as fast."""
-    monkeypatch.setattr("chat.courier.FIRST_RETRY_SECONDS", 0.0001)
-    monkeypatch.setattr("chat.courier.MOST_RETRY_SECONDS", 0.005)
+    monkeypatch.setattr("chat.durability.courier.FIRST_RETRY_SECONDS", 0.0001)
+    monkeypatch.setattr("chat.durability.courier.MOST_RETRY_SECONDS", 0.005)
 
 
 @pytest.fixture
@@ -169,7 +169,9 @@ async def test_what_comes_during_a_delivery_gathers_anew(far_end: FarEnd) -> Non
 
 async def test_a_full_batch_does_not_wait_for_company(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
     """While there is enough for a batch, deliveries follow each other."""
-    monkeypatch.setattr("chat.courier.RESTS", 1e9)  # who waits after the first delivery waits too long for this test
+    monkeypatch.setattr(
+        "chat.durability.courier.RESTS", 1e9
+    )  # who waits after the first delivery waits too long for this test
     far_end.weather.append(gate := asyncio.Event())
     courier = Courier("test", far_end.deliver, batch_size=2, most_gather_seconds=3600, expected=Rain)
     courier.start()
@@ -185,7 +187,7 @@ async def test_a_full_batch_does_not_wait_for_company(far_end: FarEnd, monkeypat
 
 async def test_after_a_full_batch_nobody_waits(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is much to carry, a request more or less does not count: the next item goes at once."""
-    monkeypatch.setattr("chat.courier.RESTS", 1e9)
+    monkeypatch.setattr("chat.durability.courier.RESTS", 1e9)
     courier = Courier("test", far_end.deliver, batch_size=2, most_gather_seconds=3600, expected=Rain)
     courier.start()
     for items in ([0, 1], [2]):
@@ -389,7 +391,7 @@ async def test_without_a_disk_it_carries_on_from_memory(
     life: Life, far_end: FarEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that cannot be written is an error in the log, and holds up nothing."""
-    monkeypatch.setattr("chat.shelf.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("chat.durability.shelf.RETRY_SECONDS", 0.01)
     life.spool._connection.execute("PRAGMA query_only = 1").fetchone()
     gate = asyncio.Event()
     far_end.weather.extend([Rain(), gate])

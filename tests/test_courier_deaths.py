@@ -9,10 +9,10 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chat.courier import Courier
+from chat.durability.courier import Courier
+from chat.durability.shelf import Shelf
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.shelf import Shelf
-from chat.spool import Spool
 from tests.hypothesis_profile import lenient
 from tests.spooled import PATIENCE, die, spooled, until
 
@@ -115,7 +115,7 @@ def test_what_was_put_and_spooled_arrives_in_order_over_any_number_of_deaths(ste
     """Nothing that was put is ever lost, whenever the process dies; nothing is stored twice, and nothing overtakes."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch("chat.courier.FIRST_RETRY_SECONDS", 0.0001),
-        patch("chat.courier.MOST_RETRY_SECONDS", 0.002),
+        patch("chat.durability.courier.FIRST_RETRY_SECONDS", 0.0001),
+        patch("chat.durability.courier.MOST_RETRY_SECONDS", 0.002),
     ):
         asyncio.run(live(steps, Path(folder)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from chat.routing import PROMPTS
+from chat.conversation.routing import PROMPTS
 from chat.tools import standard_tools
 from infra.llm import Finished, Message, TextDelta, ToolCall, ToolSpec
 from infra.llm.demo import LONGEST_REPLY, DemoModel

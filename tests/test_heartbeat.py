@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-import chat.heartbeat
-from chat.heartbeat import Heartbeat
+import chat.durability.heartbeat
+from chat.durability.heartbeat import Heartbeat
 from infra.records import utc_now
 from infra.settings import Settings, SettingsError, load_settings
 from infra.store import StoreUnavailable
@@ -84,7 +84,7 @@ async def test_a_store_that_is_down_is_tried_again(
     store: FlakyStore, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     """Neither the first nor a later failed beat ends the heart; each is one line, and the next comes early."""
-    monkeypatch.setattr(chat.heartbeat, "RETRY_SECONDS", MOMENT)
+    monkeypatch.setattr(chat.durability.heartbeat, "RETRY_SECONDS", MOMENT)
     store.beat_weather.extend([failure, failure, gate := Pause()])
     with capture_logs() as logs:
         await heartbeat.start()
@@ -128,7 +128,7 @@ async def test_a_departure_waits_for_no_store(
     store: FlakyStore, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     """One that is down, or does not answer, costs a line in the log and a moment."""
-    monkeypatch.setattr(chat.heartbeat, "DEPART_SECONDS", MOMENT if hangs else PATIENCE)
+    monkeypatch.setattr(chat.durability.heartbeat, "DEPART_SECONDS", MOMENT if hangs else PATIENCE)
     await heartbeat.start()
     store.beat_weather.append(asyncio.Event() if hangs else DOWN)
     with capture_logs() as logs:

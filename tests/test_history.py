@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat.history import MODEL_CHARS, NO_RESULT, History
+from chat.conversation.history import MODEL_CHARS, NO_RESULT, History
 from infra.llm import Message, ToolCall
 from infra.records import Event, Role
 from tests.hypothesis_profile import lenient

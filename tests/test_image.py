@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from chat.api import VERSION
+from chat.web.api import VERSION
 from infra.settings import load_settings
 from tests.client import ChatClient
 from tests.supabase import free_port

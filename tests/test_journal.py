@@ -9,9 +9,9 @@ from typing import NoReturn
 import pytest
 from structlog.testing import capture_logs
 
-from chat.journal import Journal
+from chat.durability.journal import Journal
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.spool import Spool
 from infra.records import Event
 from infra.store import Store, StoreUnavailable
 from infra.store.sqlite import SqliteStore
@@ -27,9 +27,9 @@ PATIENCE = 5.0
 @pytest.fixture(autouse=True)
 def _no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real waits, a thousand times as fast."""
-    monkeypatch.setattr("chat.courier.FIRST_RETRY_SECONDS", 0.0001)
-    monkeypatch.setattr("chat.courier.MOST_RETRY_SECONDS", 0.005)
-    monkeypatch.setattr("chat.journal.GATHER_SECONDS", 0.0005)
+    monkeypatch.setattr("chat.durability.courier.FIRST_RETRY_SECONDS", 0.0001)
+    monkeypatch.setattr("chat.durability.courier.MOST_RETRY_SECONDS", 0.005)
+    monkeypatch.setattr("chat.durability.journal.GATHER_SECONDS", 0.0005)
 
 
 @pytest.fixture

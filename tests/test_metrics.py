@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chat.connection import CLOSED_WITH
-from chat.endpoint import SessionSocket
-from chat.inputs import CancelAsked, UserSaid
+from chat.conversation.inputs import CancelAsked, UserSaid
 from chat.metrics import Metrics
-from chat.session import Session
+from chat.sessions.session import Session
+from chat.web.connection import CLOSED_WITH
+from chat.web.endpoint import SessionSocket
 from infra.llm import Finished, ModelError, ToolCall
 from infra.records import Event
 from tests.scrape import Scrape
@@ -108,7 +108,7 @@ async def test_a_turn_that_was_stopped_while_it_waited_is_counted(house: House) 
 
 async def test_the_journals_lag_is_the_age_of_what_waits_longest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """In seconds since the oldest event was recorded, also while it is on its way, and 0 when all are stored."""
-    monkeypatch.setattr("chat.journal.utc_now", lambda: NOON)
+    monkeypatch.setattr("chat.durability.journal.utc_now", lambda: NOON)
     await house.sqlite.open_session("s", "u", at=NOON, container_id="box")
     assert read(house.metrics)("realtime_journal_lag_seconds") == 0
     house.store.weather.append(gate := Pause())

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat import outbox as module
-from chat.codec import encode
-from chat.outbox import Outbox, joined
-from chat.protocol import CloseCode, Pong, Saved, Token
+from chat.protocol.codec import encode
+from chat.protocol.frames import CloseCode, Pong, Saved, Token
+from chat.sessions import outbox as module
+from chat.sessions.outbox import Outbox, joined
 from tests.hypothesis_profile import lenient
 
 PONG = encode(Pong())

@@ -43,7 +43,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr("chat.pace.perf_counter", made := Clock())
+    monkeypatch.setattr("chat.sessions.pace.perf_counter", made := Clock())
     return made
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chat import protocol
-from chat.codec import ProtocolError, encode, is_unicode, parse
-from chat.protocol import Cancel, ClientFrame, CloseCode, ErrorCode, Message, Ping, ServerFrame
+from chat.protocol import frames as protocol
+from chat.protocol.codec import ProtocolError, encode, is_unicode, parse
+from chat.protocol.frames import Cancel, ClientFrame, CloseCode, ErrorCode, Message, Ping, ServerFrame
 from infra.records import Event
 from tests.hypothesis_profile import lenient
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from chat.courier import Courier
-from chat.reconciler import Reconciler
+from chat.durability.courier import Courier
+from chat.durability.reconciler import Reconciler
 from infra.records import SessionEnded, utc_now
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat.protocol import Done, Saved, StreamFrame, Token, Usage
-from chat.replay import FORGET_TOKENS, TOKEN_BYTES, Replay
+from chat.conversation.replay import FORGET_TOKENS, TOKEN_BYTES, Replay
+from chat.protocol.frames import Done, Saved, StreamFrame, Token, Usage
 from tests.hypothesis_profile import lenient
 
 

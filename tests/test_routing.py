@@ -2,7 +2,7 @@
 
 import pytest
 
-from chat.routing import PROMPTS, route
+from chat.conversation.routing import PROMPTS, route
 from infra.records import Mode
 
 

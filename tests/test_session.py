@@ -10,16 +10,16 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from chat.conversation import Conversation
-from chat.history import History
-from chat.inputs import UserSaid
-from chat.journal import Journal
+from chat.conversation.history import History
+from chat.conversation.inputs import UserSaid
+from chat.conversation.machine import Conversation
+from chat.durability.journal import Journal
 from chat.metrics import Metrics
-from chat.outbox import SOFT_CHARS, Outbox
-from chat.protocol import CloseCode
-from chat.session import Session
+from chat.protocol.frames import CloseCode
+from chat.sessions.outbox import SOFT_CHARS, Outbox
+from chat.sessions.session import Session
+from chat.sessions.turn import SORRY, TurnKit
 from chat.tools.registry import Registry, ToolContext, tool
-from chat.turn import SORRY, TurnKit
 from infra.llm import ToolCall
 from infra.records import utc_now
 from infra.store.sqlite import SqliteStore

@@ -8,16 +8,16 @@ from typing import Any, Literal, NoReturn
 import pytest
 from structlog.testing import capture_logs
 
-from chat.courier import Courier
-from chat.endpoint import SessionSocket
-from chat.inputs import UserSaid
-from chat.journal import Journal
+from chat.conversation.inputs import UserSaid
+from chat.durability.courier import Courier
+from chat.durability.journal import Journal
 from chat.metrics import Metrics
-from chat.protocol import ErrorCode
-from chat.session import Session
-from chat.sessions import Refused, Sessions
+from chat.protocol.frames import ErrorCode
+from chat.sessions.registry import Refused, Sessions
+from chat.sessions.session import Session
+from chat.sessions.turn import TurnKit
 from chat.tools.registry import Registry
-from chat.turn import TurnKit
+from chat.web.endpoint import SessionSocket
 from infra.handoff import HandoffUnavailable
 from infra.records import SessionEnded, utc_now
 from infra.store import StoreUnavailable
@@ -146,7 +146,7 @@ async def test_nothing_is_announced_or_opened_again_before_its_last_event_is_sto
 @pytest.mark.parametrize("stubborn", [False, True])
 async def test_a_session_waits_for_its_turn(house: House, monkeypatch: pytest.MonkeyPatch, stubborn: bool) -> None:
     """It is announced when its model call is closed; only one that will not close is not waited for for ever."""
-    monkeypatch.setattr("chat.session.STOP_SECONDS", 0.01 if stubborn else PATIENCE)
+    monkeypatch.setattr("chat.sessions.session.STOP_SECONDS", 0.01 if stubborn else PATIENCE)
     closing = Pause()
 
     class SlowToClose(asyncio.Event):
@@ -171,7 +171,7 @@ async def test_a_session_whose_opener_vanished_is_ended(house: House, monkeypatc
     """It was opened in the store, so it must be announced, though nobody ever took part."""
     gate, [opener] = await house.held_up(house.attach(house.client()))
     opener.cancel()
-    monkeypatch.setattr("chat.sessions.OPEN_SECONDS", 0.01)
+    monkeypatch.setattr("chat.sessions.registry.OPEN_SECONDS", 0.01)
     gate.set()
     assert await house.ended() == [("s", 1, "dropped")]
 
@@ -215,7 +215,7 @@ async def test_what_cannot_be_read_is_not_opened(house: House, monkeypatch: pyte
 
     await house.sqlite.open_session("s", "u", at=utc_now(), container_id="box")
     with monkeypatch.context() as patch:
-        patch.setattr("chat.sessions.OPEN_SECONDS", 0.01 if hangs else PATIENCE)
+        patch.setattr("chat.sessions.registry.OPEN_SECONDS", 0.01 if hangs else PATIENCE)
         patch.setattr(house.store, "latest_events", fail)
         refused = await house.refusal()
     assert (refused.code, refused.retry_after) == (ErrorCode.STORE_UNAVAILABLE, 2)
@@ -249,7 +249,7 @@ async def test_closing_waits_only_so_long(house: House) -> None:
 
 async def test_who_does_not_read_is_not_listened_to(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its outbox full a client's frames stay where they are, until it reads; then all are taken."""
-    monkeypatch.setattr("chat.outbox.SOFT_CHARS", 10)
+    monkeypatch.setattr("chat.sessions.outbox.SOFT_CHARS", 10)
     frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     reading = Pause()
 

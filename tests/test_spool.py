@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from chat.durability.shelf import Shelf
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.shelf import Shelf
-from chat.spool import Spool
 from infra.settings import SettingsError
 from tests.spooled import spooled, until
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from chat.spool import Spool
+from chat.durability.spool import Spool
 
 async def main():
     spool = await Spool.open(Path(sys.argv[1]))
@@ -37,8 +37,8 @@ asyncio.run(main())
 @pytest.fixture(autouse=True)
 def _no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter waits for a disk that does not let us."""
-    monkeypatch.setattr("chat.spool.BUSY_SECONDS", 0.01)
-    monkeypatch.setattr("chat.shelf.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("chat.durability.spool.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("chat.durability.shelf.RETRY_SECONDS", 0.01)
 
 
 @pytest.fixture

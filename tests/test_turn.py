@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chat.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.conversation.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
 from chat.metrics import Metrics
-from chat.protocol import Usage
+from chat.protocol.frames import Usage
+from chat.sessions.turn import MODEL_ATTEMPTS, Turn, TurnKit
 from chat.tools.registry import Registry, ToolContext, ToolError, tool
-from chat.turn import MODEL_ATTEMPTS, Turn, TurnKit
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
 from infra.store.sqlite import SqliteStore
@@ -57,20 +57,20 @@ class Talk:
         self.heard = asyncio.Event()
 
     def dispatch(self, happened: Input) -> None:
-        """See `chat.turn.Talk`."""
+        """See `chat.sessions.turn.Talk`."""
         self.told.append(happened)
         self.heard.set()
 
     def messages(self) -> list[Message]:
-        """See `chat.turn.Talk`: the history so far, made of what was told."""
+        """See `chat.sessions.turn.Talk`: the history so far, made of what was told."""
         return [*HISTORY, *(Message("assistant", repr(each)) for each in self.told if isinstance(each, ToolAnswered))]
 
     def has_room(self) -> bool:
-        """See `chat.turn.Talk`."""
+        """See `chat.sessions.turn.Talk`."""
         return self.readable.is_set()
 
     async def room(self) -> None:
-        """See `chat.turn.Talk`."""
+        """See `chat.sessions.turn.Talk`."""
         self.waited += 1
         await self.readable.wait()
 
@@ -97,7 +97,7 @@ async def talk(tmp_path: Path) -> AsyncIterator[Talk]:
 @pytest.fixture(autouse=True)
 def _retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a scripted model to recover."""
-    monkeypatch.setattr("chat.turn.backoff", lambda attempt, first, most: 0.0)
+    monkeypatch.setattr("chat.sessions.turn.backoff", lambda attempt, first, most: 0.0)
 
 
 def a_turn(

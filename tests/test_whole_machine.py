@@ -23,20 +23,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from structlog.testing import capture_logs
 
-from chat.connection import DROP, SEND
-from chat.conversation import Conversation
-from chat.effects import Effect, Record, Reply, Send
-from chat.endpoint import SessionSocket
-from chat.history import History
-from chat.inputs import Input
-from chat.journal import Journal, Written
+from chat.conversation.effects import Effect, Record, Reply, Send
+from chat.conversation.history import History
+from chat.conversation.inputs import Input
+from chat.conversation.machine import Conversation
+from chat.durability.journal import Journal, Written
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.protocol import Accepted, Pong, Ready, Saved, StreamFrame, Token
-from chat.sessions import Sessions
-from chat.spool import Spool
+from chat.protocol.frames import Accepted, Pong, Ready, Saved, StreamFrame, Token
+from chat.sessions.registry import Sessions
+from chat.sessions.turn import TurnKit
 from chat.tools.get_user_stats import get_user_stats
 from chat.tools.registry import Registry, ToolError, tool
-from chat.turn import TurnKit
+from chat.web.connection import DROP, SEND
+from chat.web.endpoint import SessionSocket
 from infra.llm import Finished, Message, ModelError, ToolCall, ToolSpec
 from infra.records import Event, Session
 from infra.settings import WhileBusy
@@ -246,11 +246,15 @@ class Living(RuleBasedStateMachine):
         enter = self.until_the_end.enter_context
         self.folder = Path(enter(tempfile.TemporaryDirectory()))
         self.logs = enter(capture_logs())
-        enter(patch.multiple("chat.sessions", Conversation=self._converse, OPEN_SECONDS=0.05, LAST_SAVED_SECONDS=0.01))
-        enter(patch.multiple("chat.courier", FIRST_RETRY_SECONDS=0.0001, MOST_RETRY_SECONDS=0.002))
-        enter(patch.multiple("chat.journal", GATHER_SECONDS=0.0005, MOST_GATHER_SECONDS=0.001))
-        enter(patch("chat.turn.backoff", return_value=0))
-        enter(patch("chat.conversation.READY_CHARS", 2**40))
+        enter(
+            patch.multiple(
+                "chat.sessions.registry", Conversation=self._converse, OPEN_SECONDS=0.05, LAST_SAVED_SECONDS=0.01
+            )
+        )
+        enter(patch.multiple("chat.durability.courier", FIRST_RETRY_SECONDS=0.0001, MOST_RETRY_SECONDS=0.002))
+        enter(patch.multiple("chat.durability.journal", GATHER_SECONDS=0.0005, MOST_GATHER_SECONDS=0.001))
+        enter(patch("chat.sessions.turn.backoff", return_value=0))
+        enter(patch("chat.conversation.machine.READY_CHARS", 2**40))
         self.settings = make_settings(
             self.folder,
             while_busy=while_busy,

@@ -10,19 +10,19 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from starlette.routing import WebSocketRoute
 
-from chat.api import FRONTEND, SERVICE, VERSION, create_router
-from chat.courier import Courier
-from chat.endpoint import SessionSocket
-from chat.heartbeat import Heartbeat
-from chat.journal import Journal
+from chat.durability.courier import Courier
+from chat.durability.heartbeat import Heartbeat
+from chat.durability.journal import Journal
+from chat.durability.reconciler import Reconciler
+from chat.durability.shelf import Shelf
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.reconciler import Reconciler
-from chat.sessions import Sessions
-from chat.shelf import Shelf
-from chat.spool import Spool
+from chat.sessions.registry import Sessions
+from chat.sessions.turn import TurnKit
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
-from chat.turn import TurnKit
+from chat.web.api import FRONTEND, SERVICE, VERSION, create_router
+from chat.web.endpoint import SessionSocket
 from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable, open_handoff
 from infra.llm import Model, open_model
 from infra.records import SessionEnded

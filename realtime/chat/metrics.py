@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from chat.protocol import CloseCode, DoneReason, ErrorCode
+from chat.protocol.frames import CloseCode, DoneReason, ErrorCode
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format, as its documentation names it."""

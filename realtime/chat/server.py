@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Generator
 import uvicorn
 import uvloop
 
-from chat.connection import Connection
 from chat.main import Backend, open_backend
+from chat.web.connection import Connection
 from infra.settings import Settings, SettingsError, load_settings
 from infra.store import StoreMisconfigured
 from infra.telemetry import configure_logging, get_logger

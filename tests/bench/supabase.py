@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pydantic import SecretStr
 
-from chat.journal import Journal
+from chat.durability.journal import Journal
 from chat.metrics import Metrics
 from infra.postgres_local import Postgres
 from infra.records import Event, Role, utc_now

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chat.outbox import Outbox
-from chat.session import Session
-from chat.sessions import Sessions
+from chat.sessions.outbox import Outbox
+from chat.sessions.registry import Sessions
+from chat.sessions.session import Session
 from infra.records import Event, SessionEnded
 from infra.store.sqlite import SqliteStore
 from tests.client import PATIENCE, ChatClient, Frame

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-import chat.sessions
+import chat.sessions.registry
 from infra.store.sqlite import SqliteStore
 from tests.client import ChatClient
 from tests.conftest import Serve

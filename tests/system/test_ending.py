@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import chat.courier
+import chat.durability.courier
 from infra.handoff import SqsHandoff
 from infra.local import MOTO_ENVIRONMENT
 from infra.records import SessionEnded
@@ -92,7 +92,7 @@ async def test_a_queue_that_is_down_gets_the_message_later(serve: Serve, monkeyp
     """SQS refuses connections when the session ends; the message is kept, and arrives once the queue is back."""
     for name, value in MOTO_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(chat.courier, "MOST_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(chat.durability.courier, "MOST_RETRY_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"

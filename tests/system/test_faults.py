@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-import chat.connection
-import chat.sessions
+import chat.sessions.registry
+import chat.web.connection
 import infra.store.sqlite
 from chat.tools.registry import Registry, tool
 from infra.llm import ModelError, ToolCall
@@ -37,8 +37,8 @@ async def test_a_client_that_never_reads_is_closed_and_loses_nothing(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is closed with 4408, its turn runs on to the end and is stored whole, and a neighbour notices nothing."""
-    monkeypatch.setattr(chat.sessions, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(chat.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
+    monkeypatch.setattr(chat.sessions.registry, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(chat.web.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
     model = RepliesTo({"flood me": MEGABYTES})
     async with serve(model=model, slow_reader_seconds=0.5, linger_seconds=30) as server:
         websocket = await connect(f"{server.url}/ws/session/s1", proxy=None, max_size=None, max_queue=1)

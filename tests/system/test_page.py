@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, WebSocket, WebSocketRoute, expect
 
-from chat.api import FRONTEND
-from chat.protocol import CloseCode, ErrorCode
+from chat.protocol.frames import CloseCode, ErrorCode
+from chat.web.api import FRONTEND
 from infra.llm import ModelError, ToolCall
 from infra.records import utc_now
 from infra.store.sqlite import SqliteStore

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from chat.connection import Connection
 from chat.tools.registry import Registry, tool
+from chat.web.connection import Connection
 from infra.llm import Message, ToolCall
 from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve

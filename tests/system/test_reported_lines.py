@@ -9,10 +9,10 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-import chat.connection
-import chat.sessions
-from chat.outbox import SOFT_CHARS, Outbox
-from chat.protocol import Token
+import chat.sessions.registry
+import chat.web.connection
+from chat.protocol.frames import Token
+from chat.sessions.outbox import SOFT_CHARS, Outbox
 from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve, Served
 from tests.scripted import RepliesTo, ScriptedModel, Step
@@ -50,8 +50,8 @@ async def test_a_reply_costs_as_many_bytes_as_it_is_long(serve: Serve, paced: bo
 
 async def test_a_slow_reader_does_not_fill_the_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 16 MB that nobody reads a fraction waits, until the deadline: then 4408. A neighbour is served meanwhile."""
-    monkeypatch.setattr(chat.sessions, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(chat.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
+    monkeypatch.setattr(chat.sessions.registry, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(chat.web.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
     kept: list[int] = []
     queue = Outbox._queue
 

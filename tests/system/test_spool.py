@@ -13,9 +13,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from chat.journal import Journal
+from chat.durability.journal import Journal
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.spool import Spool
 from infra.local import MOTO_ENVIRONMENT
 from infra.postgres_local import Postgres
 from infra.records import Event, SessionEnded
@@ -119,7 +119,7 @@ async def test_a_clean_stop_leaves_what_the_store_did_not_take(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM's path, the store down: nothing is lost with the process, and the next one stores it, once."""
-    monkeypatch.setattr("chat.sessions.LAST_SAVED_SECONDS", 0.01)
+    monkeypatch.setattr("chat.sessions.registry.LAST_SAVED_SECONDS", 0.01)
     monkeypatch.setattr("chat.main.SESSIONS_SECONDS", 0.01)
     down, named = StoreUnavailable("it rains"), {"supabase_url": "http://127.0.0.1:1", "supabase_key": "sb_secret_x"}
     store = FlakyStore(await SqliteStore.open(tmp_path / "realtime.db"))

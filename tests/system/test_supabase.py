@@ -11,7 +11,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-import chat.courier
+import chat.durability.courier
 from functions.summary.summarize import Outcome, Summarizer
 from infra.postgres_local import Postgres
 from infra.records import Event, SessionEnded, utc_now
@@ -107,7 +107,7 @@ async def test_chat_goes_on_while_supabase_is_down(
     postgres: Postgres, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replies stream, `saved` waits; when it is back everything arrives once, in order, and `saved` comes."""
-    monkeypatch.setattr(chat.courier, "MOST_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(chat.durability.courier, "MOST_RETRY_SECONDS", 0.2)
     with ExitStack() as ending:
         lite = a_lite(fresh_database(postgres), ending)
         async with serve(supabase_url=lite.url, supabase_key=lite.service_key) as server:

@@ -16,7 +16,7 @@ from infra.telemetry import get_logger
 
 SERVICE = "Realtime AI Backend"
 VERSION = "1.0.0"
-FRONTEND = Path(__file__).resolve().parents[2] / "frontend"
+FRONTEND = Path(__file__).resolve().parents[3] / "frontend"
 FEATURES = {
     "websocket_streaming": True,
     "llm_interaction": True,

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from chat.protocol import ServerFrame, StreamFrame
+from chat.protocol.frames import ServerFrame, StreamFrame
 from infra.records import Event, Mode
 
 

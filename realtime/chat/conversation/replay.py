@@ -6,8 +6,8 @@ Pure, like the conversation that owns it.
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from chat.codec import encode, join
-from chat.protocol import StreamFrame, Token
+from chat.protocol.codec import encode, join
+from chat.protocol.frames import StreamFrame, Token
 
 TOKEN_BYTES = 64
 """What a kept token takes besides its characters: the string's header, and its place in a list."""

@@ -12,13 +12,13 @@ from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 
-from chat import inputs
-from chat import protocol as wire
-from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
-from chat.history import History
-from chat.open_turn import OpenTurn, object_or_text, to_json
-from chat.replay import Replay
-from chat.routing import PROMPTS, route
+from chat.conversation import inputs
+from chat.conversation.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.conversation.history import History
+from chat.conversation.open_turn import OpenTurn, object_or_text, to_json
+from chat.conversation.replay import Replay
+from chat.conversation.routing import PROMPTS, route
+from chat.protocol import frames as wire
 from infra.llm import Message
 from infra.records import Event, Role, Session
 from infra.settings import WhileBusy

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from chat import protocol as wire
+from chat.protocol import frames as wire
 
 MOST_LEVELS = 64
 """How deep a tool call's arguments may be nested before they are kept as text: encoders recurse, and give up."""

@@ -9,8 +9,8 @@ Where sending would mean to wait, for a slow reader or on a server without our `
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-from chat.codec import encode, join
-from chat.protocol import CloseCode, Token
+from chat.protocol.codec import encode, join
+from chat.protocol.frames import CloseCode, Token
 
 SOFT_CHARS = 64 * 1024
 """Past this the turn waits for the reader."""

@@ -14,10 +14,10 @@ from uuid import uuid4
 import msgspec
 
 from chat.backoff import backoff
-from chat.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.conversation.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
 from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
-from chat.pace import Pace
-from chat.protocol import ErrorCode, Usage
+from chat.protocol.frames import ErrorCode, Usage
+from chat.sessions.pace import Pace
 from chat.tools.registry import Registry, ToolContext, ToolError
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import well_formed

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from chat.courier import Courier
+from chat.durability.courier import Courier
+from chat.durability.shelf import Shelf
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.shelf import Shelf
-from chat.spool import Spool
 from infra.records import Event, Mode, utc_now
 from infra.store import Store, StoreMisconfigured, StoreRefused, StoreUnavailable
 from infra.telemetry import get_logger

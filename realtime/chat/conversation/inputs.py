@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from chat.protocol import ErrorCode, Usage
+from chat.protocol.frames import ErrorCode, Usage
 from infra.llm import FinishReason, ToolCall
 
 

@@ -5,15 +5,15 @@ import contextvars
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from chat.codec import encode
-from chat.conversation import Conversation
-from chat.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
-from chat.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
-from chat.journal import Journal
-from chat.outbox import Outbox
-from chat.protocol import CloseCode, Done, ErrorCode, Token
+from chat.conversation.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.conversation.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
+from chat.conversation.machine import Conversation
+from chat.durability.journal import Journal
+from chat.protocol.codec import encode
+from chat.protocol.frames import CloseCode, Done, ErrorCode, Token
+from chat.sessions.outbox import Outbox
+from chat.sessions.turn import SORRY, Turn, TurnKit
 from chat.tools.registry import ToolContext
-from chat.turn import SORRY, Turn, TurnKit
 from infra.llm import Message
 from infra.telemetry import bind, get_logger
 
@@ -85,7 +85,7 @@ class Session:
         """Stop what runs, keep what was said, and take no more."""
         self.dispatch(EndAsked())
 
-    # What a turn needs: see `chat.turn.Talk`
+    # What a turn needs: see `chat.sessions.turn.Talk`
 
     def messages(self) -> list[Message]:
         """What to tell the model now."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from chat.protocol import ClientFrame, ErrorCode, Message, ServerFrame, Token
+from chat.protocol.frames import ClientFrame, ErrorCode, Message, ServerFrame, Token
 
 
 class ProtocolError(Exception):

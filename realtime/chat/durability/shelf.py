@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
+from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from chat.spool import Spool
 from infra.settings import SettingsError
 from infra.telemetry import get_logger
 

@@ -11,16 +11,16 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
 
-from chat.codec import ProtocolError, encode, parse
-from chat.connection import CLOSED_WITH, DROP, LISTEN, SEND
-from chat.inputs import CancelAsked, FrameRefused, Position, UserSaid
-from chat.journal import Journal
+from chat.conversation.inputs import CancelAsked, FrameRefused, Position, UserSaid
+from chat.durability.journal import Journal
 from chat.metrics import LOST
-from chat.outbox import Outbox
-from chat.protocol import Cancel, CloseCode, Error, ErrorCode, Ping, Pong
-from chat.session import Session
-from chat.sessions import Refused, Sessions
-from chat.turn import SORRY
+from chat.protocol.codec import ProtocolError, encode, parse
+from chat.protocol.frames import Cancel, CloseCode, Error, ErrorCode, Ping, Pong
+from chat.sessions.outbox import Outbox
+from chat.sessions.registry import Refused, Sessions
+from chat.sessions.session import Session
+from chat.sessions.turn import SORRY
+from chat.web.connection import CLOSED_WITH, DROP, LISTEN, SEND
 from infra.records import SESSION_ID
 from infra.settings import Settings
 from infra.telemetry import bind, get_logger

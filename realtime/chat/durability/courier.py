@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from chat.backoff import backoff
-from chat.shelf import Shelf
+from chat.durability.shelf import Shelf
 from infra.telemetry import get_logger
 
 T = TypeVar("T")

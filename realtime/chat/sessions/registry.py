@@ -5,16 +5,16 @@ import contextlib
 import random
 from uuid import uuid4
 
-from chat.conversation import Conversation
-from chat.courier import Courier
-from chat.history import History
-from chat.inputs import Opened, Position
-from chat.journal import Journal
-from chat.outbox import Outbox
-from chat.protocol import CloseCode, ErrorCode
-from chat.session import Session
+from chat.conversation.history import History
+from chat.conversation.inputs import Opened, Position
+from chat.conversation.machine import Conversation
+from chat.durability.courier import Courier
+from chat.durability.journal import Journal
+from chat.protocol.frames import CloseCode, ErrorCode
+from chat.sessions.outbox import Outbox
+from chat.sessions.session import Session
+from chat.sessions.turn import TurnKit
 from chat.tools.registry import ToolContext
-from chat.turn import TurnKit
 from infra.records import EndReason, Event, SessionEnded, utc_now
 from infra.records import Session as SessionRow
 from infra.settings import Settings

@@ -7,7 +7,7 @@ whatever it was, the session is announced as ended once more. The function bears
 import asyncio
 from collections.abc import Callable
 
-from chat.courier import Courier
+from chat.durability.courier import Courier
 from infra.records import Orphan, SessionEnded
 from infra.store import Store, StoreError
 from infra.telemetry import get_logger

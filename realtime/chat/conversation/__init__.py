@@ -1,0 +1,1 @@
+"""The conversation machine and all that it decides with. Nothing here awaits."""

@@ -1,0 +1,1 @@
+"""The wire protocol: its frames, and how they are read and written."""

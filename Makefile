@@ -11,16 +11,16 @@ help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: .venv/run.stamp ## Run the whole product on this machine, on PORT (8000)
-	@exec $(BIN)/python -m infra.local
+	@exec $(BIN)/python -m infra.local.stack
 
 container: .venv/run.stamp ## Run the realtime container alone: no queue, so no summaries
 	@exec $(BIN)/python -m chat
 
 supabase: .venv/test.stamp node_modules/stamp ## Run a Supabase on this machine, without Docker, for `make run`
-	@exec $(BIN)/python -m infra.supabase_local
+	@exec $(BIN)/python -m infra.local.supabase
 
 edge: .venv/test.stamp node_modules/stamp ## Run the summary function as Supabase Edge would, for `make run`
-	@exec $(BIN)/python -m infra.edge_local
+	@exec $(BIN)/python -m infra.local.edge
 
 test: .venv/test.stamp node_modules/stamp ## Run every test
 	@$(BIN)/python -m pytest $(ARGS)

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.edge_local import Edge
-from infra.server_local import CannotStart
+from infra.local.edge import Edge
+from infra.local.server import CannotStart
 from tests.client import PATIENCE
 from tests.supabase import Supabase, free_port, unavailable
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 
-from infra.server_local import Server, is_listening
+from infra.local.server import Server, is_listening
 from tests.lambda_runtime import running_function
 from tests.supabase import free_port
 

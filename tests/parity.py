@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from functions.summary import handler as lambda_module
-from infra.edge_local import Edge
 from infra.llm import Model, open_model
+from infra.local.edge import Edge
 from infra.records import Event
 from infra.settings import Settings
 from infra.store import Store, open_store

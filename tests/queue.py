@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from infra.handoff import sqs_client
-from infra.local import MOTO_ENVIRONMENT, create_queues
+from infra.local.stack import MOTO_ENVIRONMENT, create_queues
 from infra.settings import Settings
 
 

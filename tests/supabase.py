@@ -23,11 +23,11 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from infra.postgres_local import Postgres
-from infra.server_local import CannotStart
+from infra.local.postgres import Postgres
+from infra.local.server import CannotStart
+from infra.local.supabase import STANDALONE, Lite, push_migrations
 from infra.settings import Settings
 from infra.store.supabase import SupabaseStore
-from infra.supabase_local import STANDALONE, Lite, push_migrations
 
 
 @dataclass(frozen=True)

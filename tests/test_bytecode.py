@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.bytecode import add_bytecode
+from infra.aws.bytecode import add_bytecode
 
 
 @pytest.fixture

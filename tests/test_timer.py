@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from infra.local import pace
-from infra.timer import Timer
+from infra.local.stack import pace
+from infra.local.timer import Timer
 from tests.conftest import make_settings
 
 PATIENCE = 5.0

@@ -3,7 +3,7 @@
 const { spawnSync } = require('child_process');
 const path = require('path');
 
-const SCRIPT = path.join(__dirname, '..', 'bytecode.py');
+const SCRIPT = path.join(__dirname, 'bytecode.py');
 const VERSION = 'import sys; print("python%d.%d" % sys.version_info[:2])';
 
 const run = (python, ...args) => spawnSync(python, args, { encoding: 'utf8' });

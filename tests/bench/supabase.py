@@ -14,12 +14,12 @@ from pydantic import SecretStr
 
 from chat.durability.journal import Journal
 from chat.metrics import Metrics
-from infra.postgres_local import Postgres
+from infra.local.postgres import Postgres
+from infra.local.supabase import STANDALONE, Lite, push_migrations
 from infra.records import Event, Role, utc_now
 from infra.settings import Settings
 from infra.store import Store
 from infra.store.supabase import SupabaseStore
-from infra.supabase_local import STANDALONE, Lite, push_migrations
 from tests.client import ChatClient
 from tests.supabase import free_port
 

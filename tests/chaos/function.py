@@ -7,9 +7,9 @@ import asyncio
 import threading
 import time
 
-from infra.event_source import EventSource
 from infra.handoff import sqs_client
-from infra.local import load_handler
+from infra.local.event_source import EventSource
+from infra.local.stack import load_handler
 from infra.settings import load_settings
 from infra.telemetry import configure_logging
 

@@ -15,11 +15,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.handoff import sqs_client
-from infra.local import MOTO_ENVIRONMENT, QUEUE_PATH, create_queues
-from infra.postgres_local import Postgres
-from infra.server_local import Server, is_listening
+from infra.local.postgres import Postgres
+from infra.local.server import Server, is_listening
+from infra.local.stack import MOTO_ENVIRONMENT, QUEUE_PATH, create_queues
+from infra.local.supabase import STANDALONE, Lite, push_migrations
 from infra.settings import Settings
-from infra.supabase_local import STANDALONE, Lite, push_migrations
 from tests.supabase import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.postgres_local import Postgres
-from infra.server_local import CannotStart
-from infra.supabase_local import find_node
+from infra.local.postgres import Postgres
+from infra.local.server import CannotStart
+from infra.local.supabase import find_node
 from tests.supabase import free_port, unavailable
 
 ROOT = Path(__file__).resolve().parents[2]

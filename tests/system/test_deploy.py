@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from infra.event_source import EventSource
+from infra.local.event_source import EventSource
 from infra.records import SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
 from tests.aimock import API_KEY, run_aimock

@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from infra.edge_local import Edge
+from infra.local.edge import Edge
 from infra.records import Session, SessionEnded
 from infra.store.supabase import SupabaseStore
 from tests.client import PATIENCE

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from infra.edge_local import environment, find_deno
-from infra.server_local import CannotStart
-from infra.supabase_local import CLI, ROOT
+from infra.local.edge import environment, find_deno
+from infra.local.server import CannotStart
+from infra.local.supabase import CLI, ROOT
 from tests.supabase import unavailable
 
 PROJECT = "abcdefghijklmnopqrst"
@@ -76,7 +76,8 @@ def test_the_cli_uploads_all_of_the_function(api: ManagementApi, tmp_path: Path)
     profile.write_text(f"name: test\napi_url: {api.url}\ndashboard_url: {api.url}\nproject_host: localhost\n")
     of_nobody = {"HOME": str(tmp_path), "SUPABASE_ACCESS_TOKEN": f"sbp_{'0' * 40}"}
     quiet = {"SUPABASE_TELEMETRY_DISABLED": "1", "DO_NOT_TRACK": "1"}
-    command = [sys.executable, "-m", "infra.edge_deploy", f"--remote={PROJECT}", "--yes", "--profile", str(profile)]
+    command = [sys.executable, "-m", "infra.local.edge_deploy", f"--remote={PROJECT}", "--yes"]
+    command += ["--profile", str(profile)]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | of_nobody | quiet, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     ((content_type, body),) = api.uploads

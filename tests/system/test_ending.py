@@ -9,7 +9,7 @@ import pytest
 
 import chat.durability.courier
 from infra.handoff import SqsHandoff
-from infra.local import MOTO_ENVIRONMENT
+from infra.local.stack import MOTO_ENVIRONMENT
 from infra.records import SessionEnded
 from infra.settings import Settings
 from infra.store.sqlite import SqliteStore

@@ -8,7 +8,7 @@ import psycopg
 from functions.summary.summarize import Outcome, Summarizer
 from functions.sweep.sweep import Sweeper
 from infra.handoff import SqsHandoff
-from infra.postgres_local import Postgres
+from infra.local.postgres import Postgres
 from infra.store.sqlite import SqliteStore
 from tests.client import ChatClient
 from tests.conftest import Serve

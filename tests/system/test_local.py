@@ -36,7 +36,7 @@ def environment(data_dir: Path, port: int, **settings: str) -> dict[str, str]:
 def local_stack(data_dir: Path, port: int, **settings: str) -> Iterator["subprocess.Popen[str]"]:
     """The stack as `make run` starts it, up to its welcome; ended at the latest when the block is left."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "infra.local"],
+        [sys.executable, "-m", "infra.local.stack"],
         cwd=data_dir,
         env=environment(data_dir, port, **settings),
         stdout=subprocess.PIPE,
@@ -135,7 +135,7 @@ async def test_the_whole_product_runs_on_supabase(tmp_path: Path, supabase: Supa
 def refused(data_dir: Path, port: int, **settings: str) -> tuple[int, str]:
     """Start the stack where it cannot; its exit code and what it printed, all of it."""
     finished = subprocess.run(
-        [sys.executable, "-m", "infra.local"],
+        [sys.executable, "-m", "infra.local.stack"],
         cwd=data_dir,
         env=environment(data_dir, port) | settings,
         capture_output=True,

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from infra.postgres_local import Postgres
+from infra.local.postgres import Postgres
+from infra.local.server import CannotStart
+from infra.local.supabase import ROOT, push_migrations
 from infra.records import Event
-from infra.server_local import CannotStart
 from infra.store.supabase import SupabaseStore
-from infra.supabase_local import ROOT, push_migrations
 from tests.conftest import make_settings
 from tests.plain import DAWN, ENDED, EVENTS, KINDS, RUNNING, SECOND, SESSIONS, USER, Plain
 from tests.supabase import a_lite, fresh_database

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.edge_local import Edge
+from infra.local.edge import Edge
 from tests.edge import edge  # noqa: F401 - a fixture
 from tests.parity import Case, Lambda, both, names
 from tests.supabase import Supabase

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.edge_local import Edge
+from infra.local.edge import Edge
 from tests.aimock import API_KEY, AIMock, run_aimock
 from tests.edge import an_edge, call, variables
 from tests.parity import Case, Lambda, both, lived, row

@@ -6,8 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.postgres_local import Postgres
-from infra.supabase_local import ROOT
+from infra.local.postgres import Postgres
+from infra.local.supabase import ROOT
 from tests.supabase import fresh_database
 
 Connection = psycopg.Connection[tuple[Any, ...]]

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from chat.durability.journal import Journal
 from chat.durability.spool import Spool
 from chat.metrics import Metrics
-from infra.local import MOTO_ENVIRONMENT
-from infra.postgres_local import Postgres
+from infra.local.postgres import Postgres
+from infra.local.stack import MOTO_ENVIRONMENT
 from infra.records import Event, SessionEnded
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 import chat.durability.courier
 from functions.summary.summarize import Outcome, Summarizer
-from infra.postgres_local import Postgres
+from infra.local.postgres import Postgres
 from infra.records import Event, SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
 from tests.client import ChatClient

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import infra.store.supabase
-from infra.postgres_local import Postgres
+from infra.local.postgres import Postgres
 from infra.store import StoreMisconfigured
 from tests.gateway import BAD_GATEWAY, Answer, Gateway, too_many
 from tests.supabase import Supabase, a_lite, free_port, fresh_database, open_store

@@ -11,9 +11,9 @@ from typing import Any, get_args
 import pytest
 
 from functions.summary.prompt import messages_for_model, plain_summary
-from infra.edge_local import FUNCTION, environment, find_deno
+from infra.local.edge import FUNCTION, environment, find_deno
+from infra.local.server import CannotStart
 from infra.records import Event, Mode, SessionEnded
-from infra.server_local import CannotStart
 from tests.parity import Case, names
 from tests.supabase import unavailable
 

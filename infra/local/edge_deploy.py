@@ -1,4 +1,4 @@
-"""Deploys the Edge function with the Supabase CLI: `python -m infra.edge_deploy --remote=<project ref>`.
+"""Deploys the Edge function with the Supabase CLI: `python -m infra.local.edge_deploy --remote=<project ref>`.
 
 The CLI uploads nothing from outside the folder it works in, and would call the function deployed all the same. So it is
 given a folder of its own for the time, with `infra/supabase` and the function side by side.
@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from infra.edge_local import FUNCTION
-from infra.supabase_local import CLI, ROOT
+from infra.local.edge import FUNCTION
+from infra.local.supabase import CLI, ROOT
 
-SLUG = FUNCTION.parent.name
+SLUG = "summary"
 
 
 def lay_out(folder: Path) -> None:
@@ -23,9 +23,10 @@ def lay_out(folder: Path) -> None:
     config = (project / "config.toml").read_text()
     assert config.count('"../../functions/') == 1, "config.toml says where the function is"
     (folder / "supabase" / "config.toml").write_text(config.replace('"../../functions/', '"../functions/'))
-    (folder / "functions" / SLUG).mkdir(parents=True)
+    sources = folder / FUNCTION.parent.relative_to(ROOT)
+    sources.mkdir(parents=True)
     for file in [*FUNCTION.parent.glob("*.ts"), FUNCTION.parent / "deno.json"]:
-        shutil.copy(file, folder / "functions" / SLUG)
+        shutil.copy(file, sources)
 
 
 def main(arguments: list[str]) -> int:

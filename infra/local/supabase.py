@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from infra.postgres_local import Postgres
-from infra.server_local import CannotStart, Server, is_listening
+from infra.local.postgres import Postgres
+from infra.local.server import CannotStart, Server, is_listening
 from infra.settings import SettingsError, load_settings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STANDALONE = ROOT / "infra" / "supabase" / "standalone.sql"
 LITE = ROOT / "node_modules" / "@supabase" / "lite" / "dist" / "cli" / "index.js"
 CLI = ROOT / "node_modules" / ".bin" / "supabase"
@@ -127,7 +127,7 @@ def push_migrations(database_url: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m infra.supabase_local", description="Run a Supabase here.")
+    parser = argparse.ArgumentParser(prog="python -m infra.local.supabase", description="Run a Supabase here.")
     parser.add_argument("--api-port", type=int, default=API_PORT, help="of the REST interface")
     parser.add_argument("--database-port", type=int, default=DATABASE_PORT, help="of PostgreSQL")
     ports = parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
 import threading
 
-from infra.event_source import Handler
+from infra.local.event_source import Handler
 from infra.telemetry import get_logger
 
 EVENT = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from infra.server_local import CannotStart, Server
+from infra.local.server import CannotStart, Server
 
 SYSTEM = Path("/usr/lib/postgresql")
 QUIET = {"PGOPTIONS": "-c client_min_messages=warning"}

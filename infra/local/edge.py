@@ -11,11 +11,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from infra.server_local import CannotStart, Server, is_listening
+from infra.local.server import CannotStart, Server, is_listening
 from infra.settings import Settings, SettingsError, load_settings
 
-ROOT = Path(__file__).resolve().parents[1]
-FUNCTION = ROOT / "functions" / "summary" / "index.ts"
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTION = ROOT / "functions" / "summary" / "edge" / "index.ts"
 PORT = 54330
 VARIABLES = (
     "HANDOFF_SECRET",

@@ -24,13 +24,13 @@ from urllib.parse import urlsplit
 import boto3
 import yaml
 
-from infra.event_source import EventSource, Handler
 from infra.handoff import sqs_client
+from infra.local.event_source import EventSource, Handler
+from infra.local.timer import Timer
 from infra.settings import Settings, SettingsError, load_settings
 from infra.telemetry import configure_logging
-from infra.timer import Timer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STACK = "realtime-ai-backend-local"
 QUEUE_PATH = f"123456789012/{STACK}-session-ended"
 """The emulator's one account, and the queue's name in `infra/aws/queues.yml`."""

@@ -13,9 +13,9 @@ from chat.main import open_backend
 from chat.server import create_server, listen
 from infra.settings import Settings
 from infra.telemetry import configure_logging
-from tests.gateway import gateway  # noqa: F401 - a fixture
-from tests.queue import queue  # noqa: F401 - a fixture
-from tests.supabase import postgres, supabase  # noqa: F401 - fixtures
+from tests.support.gateway import gateway  # noqa: F401 - a fixture
+from tests.support.queue import queue  # noqa: F401 - a fixture
+from tests.support.supabase import postgres, supabase  # noqa: F401 - fixtures
 
 Serve = Callable[..., AbstractAsyncContextManager["Served"]]
 

@@ -23,8 +23,8 @@ import pytest
 
 from chat.web.api import VERSION
 from infra.settings import load_settings
-from tests.client import ChatClient
-from tests.supabase import free_port
+from tests.support.client import ChatClient
+from tests.support.supabase import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "realtime" / "requirements.txt"

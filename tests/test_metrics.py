@@ -16,10 +16,10 @@ from chat.web.connection import CLOSED_WITH
 from chat.web.endpoint import SessionSocket
 from infra.llm import Finished, ModelError, ToolCall
 from infra.records import Event
-from tests.scrape import Scrape
-from tests.scripted import Pause, Step
-from tests.test_session import PATIENCE, Client, turns_of_the_loop
-from tests.test_sessions import House, house  # noqa: F401 - a fixture
+from tests.sessions.test_registry import House, house  # noqa: F401 - a fixture
+from tests.sessions.test_session import PATIENCE, Client, turns_of_the_loop
+from tests.support.scrape import Scrape
+from tests.support.scripted import Pause, Step
 
 NOON = datetime(2025, 1, 2, 12, tzinfo=UTC)
 

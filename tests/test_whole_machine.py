@@ -43,11 +43,11 @@ from infra.settings import WhileBusy
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
 from tests.conftest import make_settings
-from tests.flaky import FlakyStore
-from tests.hypothesis_profile import lenient
-from tests.scripted import Pause, ScriptedModel, Step
-from tests.spooled import PATIENCE, spooled, until
-from tests.test_history import assert_fit_for_a_model
+from tests.conversation.test_history import assert_fit_for_a_model
+from tests.support.flaky import FlakyStore
+from tests.support.hypothesis_profile import lenient
+from tests.support.scripted import Pause, ScriptedModel, Step
+from tests.support.spooled import PATIENCE, spooled, until
 
 TOOLS = ("answers", "fails", "breaks", "hangs", "get_user_stats")
 SCRIPTS = st.lists(

@@ -17,8 +17,8 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from tempfile import TemporaryDirectory
 
-from tests.lambda_runtime import RUNTIME_BOTO, install
-from tests.sls import for_this_machine, run_sls
+from tests.support.lambda_runtime import RUNTIME_BOTO, install
+from tests.support.sls import for_this_machine, run_sls
 
 NOTHING = "pass"
 HANDLER = "import functions.summary.handler"

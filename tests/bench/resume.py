@@ -7,7 +7,7 @@ from functools import partial
 from typing import cast
 
 from tests.bench.load import connect, handshake
-from tests.client import ChatClient
+from tests.support.client import ChatClient
 
 WORDS = 2000
 TIMES = 50

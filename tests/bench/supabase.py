@@ -20,8 +20,8 @@ from infra.records import Event, Role, utc_now
 from infra.settings import Settings
 from infra.store import Store
 from infra.store.supabase import SupabaseStore
-from tests.client import ChatClient
-from tests.supabase import free_port
+from tests.support.client import ChatClient
+from tests.support.supabase import free_port
 
 SESSIONS = 200
 TURN: tuple[Role, ...] = ("user", "tool", "assistant")

@@ -8,7 +8,7 @@ from typing import Any
 
 from websockets.exceptions import WebSocketException
 
-from tests.client import ChatClient, Frame
+from tests.support.client import ChatClient, Frame
 
 RETRY_SECONDS = (0.05, 0.6)
 SAYINGS = ("hello there", "fetch the sales data", "show my stats", "Write 40 words", "fetch data and stats", "why?")

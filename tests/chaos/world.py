@@ -20,7 +20,7 @@ from infra.local.server import Server, is_listening
 from infra.local.stack import MOTO_ENVIRONMENT, QUEUE_PATH, create_queues
 from infra.local.supabase import STANDALONE, Lite, push_migrations
 from infra.settings import Settings
-from tests.supabase import free_port
+from tests.support.supabase import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {

@@ -14,7 +14,7 @@ from infra.store import NotYours, Store, StoreError, StoreRefused
 from infra.store.sqlite import SqliteStore
 from infra.store.supabase import SupabaseStore
 from tests.conftest import make_settings
-from tests.supabase import Supabase, fresh
+from tests.support.supabase import Supabase, fresh
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -14,7 +14,7 @@ from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
 from infra.records import Event, SessionEnded
 from infra.store.sqlite import SqliteStore
-from tests.client import PATIENCE, ChatClient, Frame
+from tests.support.client import PATIENCE, ChatClient, Frame
 from tests.system.test_local import environment
 
 

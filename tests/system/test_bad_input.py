@@ -9,9 +9,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve, Served
-from tests.scripted import RepliesTo
+from tests.support.client import ChatClient
+from tests.support.scripted import RepliesTo
 
 HELLO = {"type": "message", "content": "hello"}
 

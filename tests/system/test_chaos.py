@@ -10,7 +10,7 @@ import pytest
 from infra.local.postgres import Postgres
 from infra.local.server import CannotStart
 from infra.local.supabase import find_node
-from tests.supabase import free_port, unavailable
+from tests.support.supabase import free_port, unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 

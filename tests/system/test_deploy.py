@@ -15,12 +15,12 @@ import pytest
 from infra.local.event_source import EventSource
 from infra.records import SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
-from tests.aimock import API_KEY, run_aimock
-from tests.emulator import STACK, Aws, deployed, emulator, unpacked
-from tests.exchange import SUMMARY, an_exchange
-from tests.lambda_runtime import RUNTIME_BOTO, install
-from tests.sls import for_this_machine, run_sls
-from tests.supabase import Supabase, fresh, open_store
+from tests.support.aimock import API_KEY, run_aimock
+from tests.support.emulator import STACK, Aws, deployed, emulator, unpacked
+from tests.support.exchange import SUMMARY, an_exchange
+from tests.support.lambda_runtime import RUNTIME_BOTO, install
+from tests.support.sls import for_this_machine, run_sls
+from tests.support.supabase import Supabase, fresh, open_store
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 
 import chat.sessions.registry
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.queue import Queue
-from tests.scripted import RepliesTo, ScriptedModel
-from tests.spooled import until
-from tests.supabase import free_port
+from tests.support.client import ChatClient
+from tests.support.queue import Queue
+from tests.support.scripted import RepliesTo, ScriptedModel
+from tests.support.spooled import until
+from tests.support.supabase import free_port
 from tests.system.test_ending import using
 from tests.system.test_local import environment
 

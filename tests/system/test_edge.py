@@ -16,11 +16,11 @@ import pytest
 from infra.local.edge import Edge
 from infra.records import Session, SessionEnded
 from infra.store.supabase import SupabaseStore
-from tests.client import PATIENCE
 from tests.conftest import make_settings
-from tests.edge import SECRET, call, edge  # noqa: F401 - a fixture
-from tests.parity import Case, lived
-from tests.supabase import Supabase
+from tests.support.client import PATIENCE
+from tests.support.edge import SECRET, call, edge  # noqa: F401 - a fixture
+from tests.support.parity import Case, lived
+from tests.support.supabase import Supabase
 
 # ruff: noqa: F811 - the fixture again, as an argument
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

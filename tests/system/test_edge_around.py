@@ -16,11 +16,11 @@ import pytest
 from infra.handoff.http import HttpHandoff
 from infra.records import SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
-from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve, make_settings
-from tests.edge import SECRET, an_edge, call, variables
-from tests.parity import Case, lived
-from tests.supabase import Supabase, free_port
+from tests.support.client import PATIENCE, ChatClient
+from tests.support.edge import SECRET, an_edge, call, variables
+from tests.support.parity import Case, lived
+from tests.support.supabase import Supabase, free_port
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from infra.local.edge import environment, find_deno
 from infra.local.server import CannotStart
 from infra.local.supabase import CLI, ROOT
-from tests.supabase import unavailable
+from tests.support.supabase import unavailable
 
 PROJECT = "abcdefghijklmnopqrst"
 FUNCTION = {"id": "1", "slug": "summary", "name": "summary", "status": "ACTIVE", "version": 1}

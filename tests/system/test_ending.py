@@ -13,9 +13,9 @@ from infra.local.stack import MOTO_ENVIRONMENT
 from infra.records import SessionEnded
 from infra.settings import Settings
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.queue import Queue, running_queue
+from tests.support.client import ChatClient
+from tests.support.queue import Queue, running_queue
 
 
 async def announced(queue: Queue) -> list[SessionEnded]:

@@ -16,9 +16,9 @@ from chat.tools.registry import Registry, tool
 from infra.llm import ModelError, ToolCall
 from infra.llm.demo import DemoModel
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.scripted import RepliesTo, ScriptedModel
+from tests.support.client import ChatClient
+from tests.support.scripted import RepliesTo, ScriptedModel
 
 MEGABYTES = ["x" * 50_000] * 320
 """16 MB: more than every buffer between the server and a client that does not read, the kernel's among them."""

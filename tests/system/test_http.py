@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.client import ChatClient
 from tests.conftest import Serve
+from tests.support.client import ChatClient
 
 HEALTHY = {
     "status": "healthy",

@@ -10,11 +10,11 @@ from functions.sweep.sweep import Sweeper
 from infra.handoff import SqsHandoff
 from infra.local.postgres import Postgres
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.queue import Queue
-from tests.spooled import until
-from tests.supabase import fresh_database
+from tests.support.client import ChatClient
+from tests.support.queue import Queue
+from tests.support.spooled import until
+from tests.support.supabase import fresh_database
 from tests.system.test_ending import announced, using
 
 SESSION = "insert into sessions (session_id, user_id, start_time) values ('s', 'u', now() - interval '1 hour')"

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.client import ChatClient
-from tests.supabase import Supabase, free_port, open_store
+from tests.support.client import ChatClient
+from tests.support.supabase import Supabase, free_port, open_store
 from tests.system.test_http import get
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.supabase import free_port
+from tests.support.supabase import free_port
 from tests.system.test_drain import when_it_listens
 from tests.system.test_local import environment
 

@@ -8,9 +8,9 @@ import pytest
 
 from infra.handoff import HandoffUnavailable
 from infra.records import SessionEnded
-from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve, Served
-from tests.scrape import Scrape
+from tests.support.client import PATIENCE, ChatClient
+from tests.support.scrape import Scrape
 from tests.system.test_reported_lines import RawSocket
 
 

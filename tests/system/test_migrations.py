@@ -15,8 +15,8 @@ from infra.local.supabase import ROOT, push_migrations
 from infra.records import Event
 from infra.store.supabase import SupabaseStore
 from tests.conftest import make_settings
-from tests.plain import DAWN, ENDED, EVENTS, KINDS, RUNNING, SECOND, SESSIONS, USER, Plain
-from tests.supabase import a_lite, fresh_database
+from tests.support.plain import DAWN, ENDED, EVENTS, KINDS, RUNNING, SECOND, SESSIONS, USER, Plain
+from tests.support.supabase import a_lite, fresh_database
 
 MIGRATIONS = sorted((ROOT / "infra" / "supabase" / "migrations").glob("*.sql"))
 SHAPE = """
@@ -126,7 +126,7 @@ def test_what_cannot_be_adopted_is_left_as_it_was(database: tuple[str, Connectio
 
 
 def check_adopted(connection: Connection, wanted: set[tuple[str, ...]]) -> None:
-    """Every row and value of `tests.plain` is there, in the shape of a database that was always ours."""
+    """Every row and value of `tests.support.plain` is there, in the shape of a database that was always ours."""
     assert wanted - shape(connection) == set()
     sessions, events = all_of(connection, "sessions", "session_id"), all_of(connection, "events", "id")
     names = ("session_id", "user_id", "start_time", "end_time", "duration", "final_summary")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.sls import ROOT, refused, run_sls
+from tests.support.sls import ROOT, refused, run_sls
 
 MOST_ZIP_BYTES = 10_000_000
 """Without bytecode, which the zip has where the Python it is for is installed."""

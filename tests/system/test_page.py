@@ -15,9 +15,9 @@ from chat.web.api import FRONTEND
 from infra.llm import ModelError, ToolCall
 from infra.records import utc_now
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.scripted import ScriptedModel
+from tests.support.client import ChatClient
+from tests.support.scripted import ScriptedModel
 from tests.system.browser import Relay, open_browser
 
 # One browser serves them all, and a browser belongs to one event loop.

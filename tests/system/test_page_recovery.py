@@ -11,10 +11,10 @@ from playwright.async_api import CDPSession, Page, expect
 
 from infra.llm import Message
 from infra.llm.demo import answer
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.scripted import Pause, ScriptedModel
-from tests.supabase import free_port
+from tests.support.client import ChatClient
+from tests.support.scripted import Pause, ScriptedModel
+from tests.support.supabase import free_port
 from tests.system import test_page
 from tests.system.browser import Relay
 from tests.system.reported import container

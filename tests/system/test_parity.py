@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from infra.local.edge import Edge
-from tests.edge import edge  # noqa: F401 - a fixture
-from tests.parity import Case, Lambda, both, names
-from tests.supabase import Supabase
+from tests.support.edge import edge  # noqa: F401 - a fixture
+from tests.support.parity import Case, Lambda, both, names
+from tests.support.supabase import Supabase
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from infra.local.edge import Edge
-from tests.aimock import API_KEY, AIMock, run_aimock
-from tests.edge import an_edge, call, variables
-from tests.parity import Case, Lambda, both, lived, row
-from tests.supabase import Supabase
+from tests.support.aimock import API_KEY, AIMock, run_aimock
+from tests.support.edge import an_edge, call, variables
+from tests.support.parity import Case, Lambda, both, lived, row
+from tests.support.supabase import Supabase
 
 
 @pytest.fixture(scope="module")

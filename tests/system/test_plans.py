@@ -10,7 +10,7 @@ import pytest
 
 from infra.local.postgres import Postgres
 from infra.local.supabase import ROOT
-from tests.supabase import fresh_database
+from tests.support.supabase import fresh_database
 
 ROWS = """
     set local session_replication_role = replica;  -- 200,000 lookups of the foreign key less

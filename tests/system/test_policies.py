@@ -10,7 +10,7 @@ import httpx
 import jwt
 import pytest
 
-from tests.supabase import Supabase
+from tests.support.supabase import Supabase
 
 NOW = "2025-01-02T03:04:05+00:00"
 TABLES = ["sessions", "events", "containers"]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve
-from tests.scripted import Pause, RepliesTo, ScriptedModel, Step
-from tests.supabase import free_port
+from tests.support.client import PATIENCE, ChatClient
+from tests.support.scripted import Pause, RepliesTo, ScriptedModel, Step
+from tests.support.supabase import free_port
 from tests.system.reported import Announced, container, departures, nothing_more
 from tests.system.test_http import get
 from tests.system.test_resume import back, drop

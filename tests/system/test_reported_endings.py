@@ -10,9 +10,9 @@ import pytest
 from chat.tools.registry import Registry, tool
 from chat.web.connection import Connection
 from infra.llm import Message, ToolCall
-from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve
-from tests.scripted import Pause, RepliesTo, ScriptedModel
+from tests.support.client import PATIENCE, ChatClient
+from tests.support.scripted import Pause, RepliesTo, ScriptedModel
 from tests.system.reported import Announced, nothing_more, stored
 from tests.system.test_faults import locked
 

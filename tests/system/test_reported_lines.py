@@ -13,9 +13,9 @@ import chat.sessions.registry
 import chat.web.connection
 from chat.protocol.frames import Token
 from chat.sessions.outbox import SOFT_CHARS, Outbox
-from tests.client import PATIENCE, ChatClient
 from tests.conftest import Serve, Served
-from tests.scripted import RepliesTo, ScriptedModel, Step
+from tests.support.client import PATIENCE, ChatClient
+from tests.support.scripted import RepliesTo, ScriptedModel, Step
 from tests.system.reported import Announced, departures, nothing_more
 from tests.system.test_faults import MEGABYTES
 

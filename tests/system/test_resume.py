@@ -7,9 +7,9 @@ import pytest
 
 from chat.tools.registry import Registry, tool
 from infra.llm import ToolCall
-from tests.client import ChatClient
 from tests.conftest import Serve, Served
-from tests.scripted import RepliesTo, ScriptedModel
+from tests.support.client import ChatClient
+from tests.support.scripted import RepliesTo, ScriptedModel
 
 STREAM = ("accepted", "mode", "token", "tool_call", "tool_result", "done", "saved")
 

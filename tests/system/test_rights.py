@@ -8,7 +8,7 @@ import pytest
 
 from infra.local.postgres import Postgres
 from infra.local.supabase import ROOT
-from tests.supabase import fresh_database
+from tests.support.supabase import fresh_database
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from infra.records import SessionEnded, utc_now
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.sls import ROOT, run_sls
+from tests.support.client import ChatClient
+from tests.support.sls import ROOT, run_sls
 
 
 async def invoke_local(event: Path, data_dir: Path) -> Any:

@@ -4,9 +4,9 @@ import asyncio
 import json
 
 from infra.llm import Finished, ToolCall
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.scripted import RepliesTo, ScriptedModel
+from tests.support.client import ChatClient
+from tests.support.scripted import RepliesTo, ScriptedModel
 
 STATS = ToolCall("call-1", "get_user_stats", "{}")
 

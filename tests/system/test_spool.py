@@ -21,12 +21,12 @@ from infra.local.stack import MOTO_ENVIRONMENT
 from infra.records import Event, SessionEnded
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.flaky import FlakyStore
-from tests.queue import running_queue
-from tests.spooled import die, spooled, until
-from tests.supabase import a_lite, free_port, fresh_database, open_store
+from tests.support.client import ChatClient
+from tests.support.flaky import FlakyStore
+from tests.support.queue import running_queue
+from tests.support.spooled import die, spooled, until
+from tests.support.supabase import a_lite, free_port, fresh_database, open_store
 from tests.system.test_local import environment
 
 TURNS = 5

@@ -16,10 +16,10 @@ from functions.summary.summarize import Outcome, Summarizer
 from infra.local.postgres import Postgres
 from infra.records import Event, SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
-from tests.client import ChatClient
 from tests.conftest import Serve
-from tests.gateway import BAD_GATEWAY, Answer, Cut, Gateway, too_many
-from tests.supabase import Supabase, a_lite, fresh, fresh_database, open_store
+from tests.support.client import ChatClient
+from tests.support.gateway import BAD_GATEWAY, Answer, Cut, Gateway, too_many
+from tests.support.supabase import Supabase, a_lite, fresh, fresh_database, open_store
 
 
 async def contents(store: SupabaseStore, session_id: str) -> list[str]:

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 import infra.store.supabase
 from infra.local.postgres import Postgres
 from infra.store import StoreMisconfigured
-from tests.gateway import BAD_GATEWAY, Answer, Gateway, too_many
-from tests.supabase import Supabase, a_lite, free_port, fresh_database, open_store
+from tests.support.gateway import BAD_GATEWAY, Answer, Gateway, too_many
+from tests.support.supabase import Supabase, a_lite, free_port, fresh_database, open_store
 
 
 async def test_nobody_answers_at_the_url() -> None:

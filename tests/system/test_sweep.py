@@ -13,8 +13,8 @@ from uuid import uuid4
 import httpx
 
 from infra.records import utc_now
-from tests.client import ChatClient
-from tests.supabase import Supabase, free_port, open_store
+from tests.support.client import ChatClient
+from tests.support.supabase import Supabase, free_port, open_store
 from tests.system.test_http import get
 from tests.system.test_local import children, local_stack, summarised
 

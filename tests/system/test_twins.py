@@ -14,8 +14,8 @@ from functions.summary.prompt import messages_for_model, plain_summary
 from infra.local.edge import FUNCTION, environment, find_deno
 from infra.local.server import CannotStart
 from infra.records import Event, Mode, SessionEnded
-from tests.parity import Case, names
-from tests.supabase import unavailable
+from tests.support.parity import Case, names
+from tests.support.supabase import unavailable
 
 FOLDER = FUNCTION.parent
 CONVERSATIONS = 400

@@ -1,0 +1,269 @@
+"""All live sessions: opened once however many ask, ended once, and announced only when the store has everything."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import pytest
+from structlog.testing import capture_logs
+
+from chat.conversation.inputs import UserSaid
+from chat.durability.courier import Courier
+from chat.durability.journal import Journal
+from chat.metrics import Metrics
+from chat.protocol.frames import ErrorCode
+from chat.sessions.registry import Refused, Sessions
+from chat.sessions.session import Session
+from chat.sessions.turn import TurnKit
+from chat.tools.registry import Registry
+from chat.web.endpoint import SessionSocket
+from infra.handoff import HandoffUnavailable
+from infra.records import SessionEnded, utc_now
+from infra.store import StoreUnavailable
+from infra.store.sqlite import SqliteStore
+from tests.conftest import make_settings
+from tests.sessions.test_session import PATIENCE, Client, turns_of_the_loop
+from tests.support.flaky import FlakyStore
+from tests.support.scripted import Pause, ScriptedModel
+
+
+class House:
+    """The registry in its surroundings. `announced` is each end with what the store held at that moment."""
+
+    def __init__(self, sqlite: SqliteStore, data_dir: Path) -> None:
+        self.settings = make_settings(data_dir, linger_seconds=0.05)
+        self.sqlite = sqlite
+        self.store = FlakyStore(sqlite)
+        self.model = ScriptedModel()
+        self.metrics = Metrics()
+        self.journal = Journal(self.store, self.metrics, max_events=100)
+        self.endings = Courier("endings", self._announce, batch_size=9, expected=HandoffUnavailable)
+        kit = TurnKit(self.model, Registry([]), PATIENCE, PATIENCE, max_tool_rounds=3, metrics=self.metrics)
+        self.sessions = Sessions(self.store, self.journal, kit, self.endings, self.settings, "box")
+        self.announced: list[tuple[SessionEnded, list[str]]] = []
+        self.clients: list[Client] = []
+        self._heard = asyncio.Event()
+
+    async def _announce(self, endings: Sequence[SessionEnded]) -> Sequence[SessionEnded]:
+        for ended in endings:
+            stored = await self.sqlite.events(ended.session_id, limit=99)
+            self.announced.append((ended, [event.content for event in stored]))
+        self._heard.set()
+        return ()
+
+    def client(self) -> Client:
+        """A new one."""
+        self.clients.append(client := Client())
+        return client
+
+    async def attach(self, client: Client, session_id: str = "s", user_id: str = "u") -> Session:
+        """See `Sessions.attach`."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.sessions.attach(session_id, user_id, client.outbox)
+
+    async def refusal(self, **ids: str) -> Refused:
+        """Why a new client may not attach."""
+        with pytest.raises(Refused) as refused:
+            await self.attach(self.client(), **ids)
+        return refused.value
+
+    async def held_up(self, *attaching: Coroutine[Any, Any, Any]) -> tuple[Pause, list[asyncio.Task[Any]]]:
+        """Have the store hold up what it is asked next, which these do, until the pause is set."""
+        self.store.weather.append(gate := Pause())
+        tasks = [asyncio.create_task(each) for each in attaching]
+        await asyncio.wait_for(gate.reached.wait(), PATIENCE)
+        return gate, tasks
+
+    async def chat(self, client: Client, session: Session, *answer: Any) -> None:
+        """Say "hi", and have some of the answer read and everything so far stored."""
+        self.model.enqueue(*answer)
+        session.dispatch(UserSaid("hi"))
+        await client.hears("token")
+        await asyncio.wait_for(self.journal.settled(), PATIENCE)
+
+    async def leave_while_answered(self, waiting: asyncio.Event) -> None:
+        """A client comes, hears half an answer, which waits for this then, and says goodbye."""
+        session = await self.attach(client := self.client())
+        await self.chat(client, session, "Hel", waiting)
+        self.sessions.detach(session, client.outbox, explicit=True)
+
+    async def ended(self, count: int = 1) -> list[tuple[str, int, str]]:
+        """Wait until so many ends are announced; which."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.announced) < count:
+                self._heard.clear()
+                await self._heard.wait()
+        return [(ended.session_id, ended.epoch, ended.reason) for ended, _ in self.announced]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """An empty one."""
+    built = House(await SqliteStore.open(tmp_path / "sessions.db"), tmp_path)
+    built.journal.start()
+    built.endings.start()
+    yield built
+    for closing in (built.sessions.close, built.journal.close, built.endings.close):
+        await closing(within=0)
+    for client in built.clients:
+        await client.leave()
+    await built.sqlite.close()
+
+
+async def test_a_session_takes_one_place_and_never_two(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes in the very moment in which another session is open finds the last place free."""
+    monkeypatch.setattr(house.sessions, "_settings", house.settings.model_copy(update={"max_sessions": 2}))
+    open_session = house.store.open_session
+    coming: list[asyncio.Task[Session]] = []
+
+    async def opening(session_id: str, user_id: str, **how: Any) -> Any:
+        row = await open_session(session_id, user_id, **how)
+        if session_id == "one":  # the next step of the loop is that of the other, before any callback of this one's
+            coming.append(asyncio.create_task(house.attach(house.client(), "two")))
+        return row
+
+    monkeypatch.setattr(house.store, "open_session", opening)
+    await house.attach(house.client(), "one")
+    await coming[0]
+    assert (await house.refusal(session_id="three")).code == ErrorCode.AT_CAPACITY
+
+
+async def test_nothing_is_announced_or_opened_again_before_its_last_event_is_stored(house: House) -> None:
+    """The summary and the next epoch are made of what is stored, so both wait for a write on its way."""
+    await house.leave_while_answered(Pause())
+    gate, _ = await house.held_up()
+    coming = asyncio.create_task(house.attach(again := house.client()))
+    await turns_of_the_loop()
+    assert (house.announced, coming.done()) == ([], False)
+    gate.set()
+    assert await house.ended() == [("s", 1, "closed")]
+    assert [stored for _, stored in house.announced] == [["hi", "Hel"]]
+    assert (await coming).epoch == 2
+    assert [event["content"] for event in (await again.hears("ready"))["history"]] == ["hi", "Hel"]
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_session_waits_for_its_turn(house: House, monkeypatch: pytest.MonkeyPatch, stubborn: bool) -> None:
+    """It is announced when its model call is closed; only one that will not close is not waited for for ever."""
+    monkeypatch.setattr("chat.sessions.session.STOP_SECONDS", 0.01 if stubborn else PATIENCE)
+    closing = Pause()
+
+    class SlowToClose(asyncio.Event):
+        async def wait(self) -> Literal[True]:
+            try:
+                return await super().wait()
+            finally:
+                await closing.wait()
+
+    await house.leave_while_answered(SlowToClose())
+    await asyncio.wait_for(closing.reached.wait(), PATIENCE)
+    if not stubborn:
+        await house.journal.settled()
+        await turns_of_the_loop()
+        assert house.announced == []
+        closing.set()
+    assert await house.ended() == [("s", 1, "closed")]
+    closing.set()
+
+
+async def test_a_session_whose_opener_vanished_is_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was opened in the store, so it must be announced, though nobody ever took part."""
+    gate, [opener] = await house.held_up(house.attach(house.client()))
+    opener.cancel()
+    monkeypatch.setattr("chat.sessions.registry.OPEN_SECONDS", 0.01)
+    gate.set()
+    assert await house.ended() == [("s", 1, "dropped")]
+
+
+async def test_who_asked_first_may_vanish(house: House) -> None:
+    """The opening goes on for the others who wait for it."""
+    gate, [first, coming] = await house.held_up(house.attach(house.client()), house.attach(second := house.client()))
+    first.cancel()
+    gate.set()
+    await house.chat(second, session := await coming, "Hello.")
+    assert session.epoch == 1
+
+
+async def test_who_finds_the_session_ended_opens_it_again(house: House) -> None:
+    """Of two who waited for one opening the first may have come, left and ended it before the second goes on."""
+    first, second = house.client(), house.client()
+
+    async def come_and_go() -> None:
+        house.sessions.detach(await house.attach(first), first.outbox, explicit=True)
+
+    _, session = await asyncio.gather(come_and_go(), house.attach(second))
+    await house.chat(second, session, "Hello.")
+    assert session.epoch == 2
+
+
+async def test_an_intruder_who_asks_first_does_not_shut_the_owner_out(house: House) -> None:
+    """Of two who ask at once it is the intruder who is refused, whoever came first."""
+    await house.sqlite.open_session("s", "u", at=utc_now(), container_id="box")
+    refused, session = await asyncio.gather(house.refusal(user_id="x"), house.attach(house.client()))
+    assert (refused.code, session.epoch) == (ErrorCode.NOT_YOUR_SESSION, 2)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_what_cannot_be_read_is_not_opened(house: House, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+    """The client is told to come back, and the epoch is not raised: given up, it would never be ended."""
+
+    async def fail(*_: Any, **__: Any) -> NoReturn:
+        if hangs:
+            await asyncio.Event().wait()
+        raise StoreUnavailable("it rains")
+
+    await house.sqlite.open_session("s", "u", at=utc_now(), container_id="box")
+    with monkeypatch.context() as patch:
+        patch.setattr("chat.sessions.registry.OPEN_SECONDS", 0.01 if hangs else PATIENCE)
+        patch.setattr(house.store, "latest_events", fail)
+        refused = await house.refusal()
+    assert (refused.code, refused.retry_after) == (ErrorCode.STORE_UNAVAILABLE, 2)
+    assert (await house.attach(house.client())).epoch == 2
+
+
+async def test_closing_ends_what_lives_and_gives_up_what_is_opening(house: House) -> None:
+    """Every live session is announced, what was not open yet never will be, and nobody is let in any more."""
+    await house.attach(house.client(), "two")
+    await house.chat(client := house.client(), await house.attach(client, "one"), "Hel", Pause())
+    _, [opening] = await house.held_up(house.attach(house.client(), "three"))
+    await house.sessions.close(within=PATIENCE)
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    assert await house.ended(2) == [("two", 1, "shutdown"), ("one", 1, "shutdown")]
+    assert await house.sqlite.session("three") is None
+    assert (await house.refusal()).code == ErrorCode.RESTARTING
+
+
+async def test_closing_waits_only_so_long(house: House) -> None:
+    """A store that hangs holds up nothing: what was not announced then is not, and the log says so."""
+    await house.leave_while_answered(Pause())
+    gate, _ = await house.held_up()
+    with capture_logs() as logs:
+        done, _ = await asyncio.wait([asyncio.create_task(house.sessions.close(within=0.01))], timeout=PATIENCE)
+    gate.set()
+    assert done
+    assert [(line["event"], line["sessions"]) for line in logs] == [("ended sessions not announced", 1)]
+    assert house.announced == []
+
+
+async def test_who_does_not_read_is_not_listened_to(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its outbox full a client's frames stay where they are, until it reads; then all are taken."""
+    monkeypatch.setattr("chat.sessions.outbox.SOFT_CHARS", 10)
+    frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    reading = Pause()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.send":
+            await reading.wait()
+
+    for message in ({"type": "websocket.connect"}, *[{"type": "websocket.receive", "text": '{"type": "ping"}'}] * 5):
+        frames.put_nowait(message)
+    scope = {"path_params": {"session_id": "s"}, "query_string": b"user_id=u", "headers": [], "extensions": {}}
+    serving = asyncio.create_task(SessionSocket(house.sessions, house.journal, house.settings)(scope, frames.get, send))
+    await asyncio.wait_for(reading.reached.wait(), PATIENCE)
+    await turns_of_the_loop()
+    assert frames.qsize() == 4
+    reading.set()
+    frames.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await asyncio.wait_for(serving, PATIENCE)

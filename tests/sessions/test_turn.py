@@ -1,0 +1,376 @@
+"""One turn: rounds of the model and its tools, what is tried again and what is not, and how it is stopped."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from chat.conversation.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.metrics import Metrics
+from chat.protocol.frames import Usage
+from chat.sessions.turn import MODEL_ATTEMPTS, Turn, TurnKit
+from chat.tools.registry import Registry, ToolContext, ToolError, tool
+from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
+from infra.llm.base import Chunk
+from infra.store.sqlite import SqliteStore
+from tests.support.scripted import Pause, ScriptedModel, Step
+
+ONE = Usage(1, 1)
+HISTORY = [Message("user", "hello")]
+
+
+def down() -> ModelError:
+    return ModelError("model_unavailable", "The model is down.", retryable=True)
+
+
+@tool
+async def double(context: ToolContext, number: int) -> int:
+    """Double a number."""
+    return 2 * number
+
+
+@tool
+async def fail(how: str) -> None:
+    """Fail, in words or not."""
+    raise ToolError("not today") if how == "words" else RuntimeError("a secret")
+
+
+@tool
+async def hang() -> None:
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
+class Talk:
+    """A session's side of a turn: it keeps what it is told, and can be a slow reader."""
+
+    def __init__(self, context: ToolContext) -> None:
+        self.context = context
+        self.told: list[Input] = []
+        self.waited = 0
+        self.readable = asyncio.Event()
+        self.readable.set()
+        self.heard = asyncio.Event()
+
+    def dispatch(self, happened: Input) -> None:
+        """See `chat.sessions.turn.Talk`."""
+        self.told.append(happened)
+        self.heard.set()
+
+    def messages(self) -> list[Message]:
+        """See `chat.sessions.turn.Talk`: the history so far, made of what was told."""
+        return [*HISTORY, *(Message("assistant", repr(each)) for each in self.told if isinstance(each, ToolAnswered))]
+
+    def has_room(self) -> bool:
+        """See `chat.sessions.turn.Talk`."""
+        return self.readable.is_set()
+
+    async def room(self) -> None:
+        """See `chat.sessions.turn.Talk`."""
+        self.waited += 1
+        await self.readable.wait()
+
+    async def hears(self, happened: Input) -> None:
+        """Wait until this is told."""
+        async with asyncio.timeout(5):
+            while happened not in self.told:
+                self.heard.clear()
+                await self.heard.wait()
+
+
+@pytest.fixture
+async def talk(tmp_path: Path) -> AsyncIterator[Talk]:
+    """With a real store in its context."""
+    store = await SqliteStore.open(tmp_path / "turn.db")
+
+    async def settled() -> None:
+        pass
+
+    yield Talk(ToolContext("s", "u", store, settled))
+    await store.close()
+
+
+@pytest.fixture(autouse=True)
+def _retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a scripted model to recover."""
+    monkeypatch.setattr("chat.sessions.turn.backoff", lambda attempt, first, most: 0.0)
+
+
+def a_turn(
+    talk: Talk,
+    model: Model,
+    *,
+    stall: float = 5.0,
+    tool_seconds: float = 5.0,
+    rounds: int = 3,
+    metrics: Metrics | None = None,
+) -> Turn:
+    kit = TurnKit(
+        model=model,
+        tools=Registry([double, fail, hang]),
+        stall_seconds=stall,
+        tool_seconds=tool_seconds,
+        max_tool_rounds=rounds,
+        metrics=metrics or Metrics(),
+    )
+    return Turn("t", talk, kit)
+
+
+def said(*texts: str) -> list[Input]:
+    return [TokenCame("t", text) for text in texts]
+
+
+def done(reason: Any = "complete", usage: Usage = ONE) -> ReplyFinished:
+    return ReplyFinished("t", reason, usage)
+
+
+async def test_a_plain_answer(talk: Talk) -> None:
+    """Each piece of text is told as it comes, then the end with its reason and usage."""
+    model = ScriptedModel(["Hel", "lo", Finished("length", 7, 2)])
+    await a_turn(talk, model).run()
+    assert talk.told == [*said("Hel", "lo"), done("length", Usage(7, 2))]
+    assert model.calls == [HISTORY]
+    assert model.offered == [["double", "fail", "hang"]]
+
+
+async def test_a_round_of_tools_and_an_answer(talk: Talk) -> None:
+    """The calls are told when the round ends, each result as it comes, and the model is asked again with them."""
+    calls = (ToolCall("c1", "double", '{"number": 2}'), ToolCall("c2", "double", '{"number": 3}'))
+    model = ScriptedModel(["Let me see.", *calls], ["Four and six."])
+    await a_turn(talk, model).run()
+    results: list[Input] = [ToolAnswered("t", "c1", 4), ToolAnswered("t", "c2", 6)]
+    assert talk.told == [*said("Let me see."), ToolsAsked("t", calls, ONE), *results, *said("Four and six."), done()]
+    assert model.calls[1] == [*HISTORY, *(Message("assistant", repr(result)) for result in results)]
+
+
+async def test_tools_run_side_by_side_each_with_its_own_time(talk: Talk) -> None:
+    """One that hangs holds up neither the others nor, past its time, the turn."""
+    calls = [ToolCall("c1", "hang", "{}"), ToolCall("c2", "double", '{"number": 2}'), ToolCall("c3", "hang", "{}")]
+    await a_turn(talk, ScriptedModel(calls, ["Sorry."]), tool_seconds=0.02).run()
+    late = "no answer within 0.02 s"
+    assert talk.told[1] == ToolAnswered("t", "c2", 4)
+    assert {repr(each) for each in talk.told[2:4]} == {
+        repr(ToolAnswered("t", call_id, None, late)) for call_id in ("c1", "c3")
+    }
+    assert talk.told[4:] == [*said("Sorry."), done()]
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (ToolCall("c", "double", "{nonsense"), "bad arguments: Invalid JSON: key must be a string at line 1 column 2"),
+        (ToolCall("c", "double", "{}"), "bad arguments: number: Field required"),
+        (ToolCall("c", "peek", "{}"), "there is no tool named 'peek'; there are: double, fail, hang"),
+        (ToolCall("c", "fail", '{"how": "words"}'), "not today"),
+        (ToolCall("c", "fail", '{"how": "crash"}'), "the tool failed"),
+    ],
+)
+async def test_whatever_goes_wrong_in_a_tool_is_a_result(talk: Talk, call: ToolCall, problem: str) -> None:
+    """The model reads it and answers all the same; a crash's own words stay in the log."""
+    with capture_logs() as logs:
+        await a_turn(talk, ScriptedModel([call], ["I see."])).run()
+    assert talk.told == [ToolsAsked("t", (call,), ONE), ToolAnswered("t", "c", None, problem), *said("I see."), done()]
+    assert [line["event"] for line in logs] == (["tool failed"] if problem == "the tool failed" else [])
+
+
+async def test_the_last_round_offers_no_tools(talk: Talk) -> None:
+    """A model that asks and asks is at last offered none, and must answer with what it has."""
+    call = ToolCall("", "double", '{"number": 1}')
+    model = ScriptedModel([call], [call], ["Enough."])
+    await a_turn(talk, model, rounds=2).run()
+    assert model.offered == [["double", "fail", "hang"]] * 2 + [[]]
+    assert talk.told[-2:] == [*said("Enough."), done()]
+
+
+async def test_call_ids_are_unique_within_a_turn(talk: Talk) -> None:
+    """Where a provider leaves ids out or repeats them, calls get ids of ours, and their results the same."""
+    call = ToolCall("c", "double", '{"number": 1}')
+    model = ScriptedModel([call, call, ToolCall("", "double", '{"number": 2}')], [call], ["Done."])
+    await a_turn(talk, model).run()
+    asked = [each.call_id for told in talk.told if isinstance(told, ToolsAsked) for each in told.calls]
+    assert asked[0] == "c"
+    assert len(set(asked)) == 4
+    assert all(asked)
+    assert sorted(told.call_id for told in talk.told if isinstance(told, ToolAnswered)) == sorted(asked)
+
+
+async def test_a_model_that_fails_before_it_speaks_is_asked_again(talk: Talk) -> None:
+    """Nothing was shown, so nobody notices: not a failure, not an end without an end, not a lost call."""
+    broken_off: list[Step] = [ToolCall("c", "double", "{}"), down()]
+    model = ScriptedModel([down()], broken_off, ["Hello"])
+    await a_turn(talk, model).run()
+    assert talk.told == [*said("Hello"), done()]
+    assert len(model.calls) == 3
+
+
+async def test_it_is_asked_only_so_often(talk: Talk) -> None:
+    """Then the failure is told, in the model's client's words."""
+    model = ScriptedModel(*[[down()]] * (MODEL_ATTEMPTS + 1))
+    await a_turn(talk, model).run()
+    assert talk.told == [TurnFailed("t", "model_unavailable", "The model is down.")]
+    assert len(model.calls) == MODEL_ATTEMPTS
+
+
+async def test_a_reply_that_began_does_not_begin_again(talk: Talk) -> None:
+    """Once a word was shown, a failure is told instead of tried again."""
+    model = ScriptedModel(["Hel", down()], ["Hello"])
+    await a_turn(talk, model).run()
+    assert talk.told == [*said("Hel"), TurnFailed("t", "model_unavailable", "The model is down.")]
+    assert len(model.calls) == 1
+
+
+async def test_a_round_after_tools_is_tried_again(talk: Talk) -> None:
+    """What was shown in an earlier round does not count: the tools' results stand."""
+    call = ToolCall("c", "double", '{"number": 1}')
+    await a_turn(talk, ScriptedModel(["Well.", call], [down()], ["Two."])).run()
+    assert talk.told == [
+        *said("Well."),
+        ToolsAsked("t", (call,), ONE),
+        ToolAnswered("t", "c", 2),
+        *said("Two."),
+        done(),
+    ]
+
+
+async def test_a_refusal_is_final(talk: Talk) -> None:
+    """What can never succeed is not tried again."""
+    refusal = ModelError("model_refused", "The model said no.", retryable=False)
+    model = ScriptedModel([refusal], ["Hello"])
+    await a_turn(talk, model).run()
+    assert talk.told == [TurnFailed("t", "model_refused", "The model said no.")]
+    assert len(model.calls) == 1
+
+
+async def test_a_bug_is_told_without_its_words(talk: Talk) -> None:
+    """The user learns that it was us; the log learns what it was."""
+    with capture_logs() as logs:
+        await a_turn(talk, ScriptedModel(["Hel", RuntimeError("secret")])).run()
+    sorry = "Something went wrong on our side; your message is kept."
+    assert talk.told == [*said("Hel"), TurnFailed("t", "internal", sorry)]
+    assert [line["event"] for line in logs] == ["turn failed"]
+
+
+async def test_a_stream_without_an_end_broke_off(talk: Talk) -> None:
+    """What simply stops is no whole answer."""
+
+    class Broken(ScriptedModel):
+        async def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AsyncGenerator[Chunk, None]:
+            """See `Model.stream`."""
+            yield TextDelta("Hel")
+
+    await a_turn(talk, Broken()).run()
+    assert talk.told == [*said("Hel"), TurnFailed("t", "model_unavailable", "The model's answer broke off.")]
+
+
+@pytest.mark.parametrize("shown", [[], ["Hel"]])
+async def test_a_model_that_stalls_is_given_up(talk: Talk, shown: list[str]) -> None:
+    """Its stream is closed and the failure told: after retries while nothing was shown, at once if something was."""
+    script: list[Step] = [*shown, asyncio.Event()]
+    model = ScriptedModel(*[script] * MODEL_ATTEMPTS)
+    await a_turn(talk, model, stall=0.02).run()
+    assert talk.told == [*said(*shown), TurnFailed("t", "model_timeout", "The model did not answer in time.")]
+    assert len(model.calls) == (1 if shown else MODEL_ATTEMPTS)
+    assert model.cut_short.is_set()
+
+
+async def test_a_slow_but_steady_model_is_no_stall(talk: Talk) -> None:
+    """A stall is a gap between chunks, so a long answer of short gaps comes to its end."""
+
+    class Steady(ScriptedModel):
+        async def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AsyncGenerator[Chunk, None]:
+            """See `Model.stream`."""
+            for n in range(10):
+                await asyncio.sleep(0.03)
+                yield TextDelta(str(n))
+            yield Finished("complete", 1, 1)
+
+    await a_turn(talk, Steady(), stall=0.2).run()
+    assert talk.told == [*said(*map(str, range(10))), done()]
+
+
+async def test_waiting_for_a_reader_is_no_stall(talk: Talk) -> None:
+    """While nobody reads, the model is not asked on and its time does not run; then the answer goes on."""
+    talk.readable.clear()
+    stall = 0.05
+    running = asyncio.create_task(a_turn(talk, ScriptedModel(["a", "b"]), stall=stall).run())
+    await talk.hears(TokenCame("t", "a"))
+    await asyncio.sleep(3 * stall)
+    assert talk.told == said("a")
+    talk.readable.set()
+    await running
+    assert talk.told == [*said("a", "b"), done()]
+    assert talk.waited == 1
+
+
+async def test_cancelling_closes_the_models_stream(talk: Talk) -> None:
+    """The provider is told to stop, and the turn says nothing more."""
+    model = ScriptedModel(["Hel", asyncio.Event()])
+    running = asyncio.create_task(a_turn(talk, model).run())
+    await talk.hears(TokenCame("t", "Hel"))
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert model.cut_short.is_set()
+    assert talk.told == said("Hel")
+
+
+async def test_cancelling_before_the_first_word_closes_it_too(talk: Talk) -> None:
+    """A stop that comes while the model still thinks reaches it."""
+    thinking = Pause()
+    model = ScriptedModel([thinking])
+    running = asyncio.create_task(a_turn(talk, model).run())
+    await thinking.reached.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert model.cut_short.is_set()
+    assert talk.told == []
+
+
+async def test_cancelling_stops_the_tools(talk: Talk) -> None:
+    """None runs on, and none answers late."""
+    working, stopped = Pause(), asyncio.Event()
+
+    @tool
+    async def watched() -> None:
+        """Hang, and tell when stopped."""
+        try:
+            await working.wait()
+        finally:
+            stopped.set()
+
+    call = ToolCall("c", "watched", "{}")
+    kit = TurnKit(
+        ScriptedModel([call]),
+        Registry([watched]),
+        stall_seconds=5,
+        tool_seconds=5,
+        max_tool_rounds=3,
+        metrics=Metrics(),
+    )
+    running = asyncio.create_task(Turn("t", talk, kit).run())
+    await working.reached.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert stopped.is_set()
+    assert talk.told == [ToolsAsked("t", (call,), ONE)]
+
+
+async def test_a_model_with_much_at_hand_lets_others_run(talk: Talk) -> None:
+    """A long answer that never waits does not hold up the rest of the house."""
+    heard_at_turn: list[int] = []
+
+    async def bystander() -> None:
+        while True:
+            heard_at_turn.append(len(talk.told))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(bystander())
+    await a_turn(talk, ScriptedModel(["word"] * 200)).run()
+    watching.cancel()
+    assert len(talk.told) == 201
+    assert max(after - before for before, after in pairwise(heard_at_turn)) <= 32

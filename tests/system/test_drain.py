@@ -94,7 +94,7 @@ async def test_draining_many_sessions_loses_nothing(
     serve: Serve, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand live sessions, all in the middle of an answer: every one is stored, and ended once."""
-    monkeypatch.setattr(chat.sessions, "LAST_SAVED_SECONDS", 20.0)
+    monkeypatch.setattr(chat.sessions.registry, "LAST_SAVED_SECONDS", 20.0)
     count = 1000
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))  # both ends of each socket are in this process

@@ -25,7 +25,8 @@ from chat.conversation.inputs import (
     TurnFailed,
     UserSaid,
 )
-from chat.conversation.machine import BUSY_RETRY_SECONDS, Conversation, IllegalInput
+from chat.conversation.machine import DECIDES, Conversation, IllegalInput
+from chat.conversation.messages import BUSY_RETRY_SECONDS
 from chat.conversation.routing import PROMPTS
 from chat.protocol import frames as wire
 from chat.protocol.frames import (
@@ -291,7 +292,7 @@ def test_a_message_sent_again_after_a_crash_has_the_same_event_id() -> None:
 
 def test_a_session_remembers_so_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest ids are known again; memory does not grow with a session's age."""
-    monkeypatch.setattr("chat.conversation.machine.REMEMBERED_MESSAGES", 2)
+    monkeypatch.setattr("chat.conversation.messages.REMEMBERED_MESSAGES", 2)
     talk = a_conversation("interrupt", mode="casual")
     for message_id in ("m1", "m2", "m3"):
         talk.receive(UserSaid("hello", message_id))
@@ -619,4 +620,4 @@ def test_what_was_taken_can_be_shown_for_ever() -> None:
 
 def test_every_input_is_known() -> None:
     """The table of what may happen and the type that lists it agree."""
-    assert set(get_args(inputs.Input)) == set(Conversation._ON)
+    assert set(get_args(inputs.Input)) == set(DECIDES)

@@ -1,0 +1,89 @@
+"""What a conversation knows: the record that the machine's parts share, and the steps they all take."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from chat.conversation.effects import Effect, Record, Send
+from chat.conversation.history import History
+from chat.conversation.open_turn import OpenTurn
+from chat.conversation.replay import Replay
+from chat.protocol import frames as wire
+from infra.records import Event, Role, Session
+from infra.settings import WhileBusy
+
+Effects = Iterable[Effect]
+
+
+class IllegalInput(Exception):
+    """An input that cannot have happened, such as a result of a tool that was not called. The state is as before."""
+
+
+class State:
+    """One opened session. It is changed by the machine and its parts (`messages`, `turns`), and read by nobody else.
+
+    It is *idle* while `turn` is None, *running* while a turn is answered (further turns may wait), and *ended* once
+    `ended` is set.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        history: History,
+        *,
+        while_busy: WhileBusy,
+        max_waiting: int,
+        replay_bytes: int,
+        new_id: Callable[[], str],
+        now: Callable[[], datetime],
+    ) -> None:
+        self.session_id = session.session_id
+        self.epoch = session.epoch
+        self.mode = session.mode
+        self.history = history
+        self.while_busy = while_busy
+        self.max_waiting = max_waiting
+        self.new_id = new_id
+        self.now = now
+        self.seq = 0
+        self.replay = Replay(replay_bytes)
+        self.turn: OpenTurn | None = None
+        self.waiting: list[str] = []
+        """One turn id per message that waits; merged messages share theirs."""
+        self.turn_of = history.message_turns()
+        self.ended = False
+
+    def running(self, turn_id: str) -> OpenTurn | None:
+        """The turn that runs, if it is this one."""
+        return self.turn if self.turn and self.turn.turn_id == turn_id else None
+
+    def next_seq(self) -> int:
+        """The number of the next frame."""
+        self.seq += 1
+        return self.seq
+
+    def send(self, frame: wire.StreamFrame) -> Send:
+        """Send a frame to every connection, and keep it for those that come back."""
+        self.replay.add(frame)
+        return Send(frame)
+
+    def record(
+        self, role: Role, content: str, turn_id: str, metadata: dict[str, Any], event_id: str | None = None
+    ) -> Record:
+        """Store an event, as what clients were told of up to the latest frame."""
+        event = Event(
+            event_id=event_id or self.new_id(),
+            session_id=self.session_id,
+            turn_id=turn_id,
+            role=role,
+            content=content,
+            timestamp=self.now(),
+            metadata=metadata,
+        )
+        self.history.add(event, running=self.turn.turn_id if self.turn else turn_id)
+        return Record(event, self.seq)
+
+    def id_for(self, name: str) -> str:
+        """An event id that is the same whenever it is made from the same name."""
+        return str(uuid5(NAMESPACE_URL, f"{self.session_id}/{name}"))

@@ -1,0 +1,126 @@
+"""What a turn does: it speaks, calls tools, and comes to an end, by itself or because it is stopped.
+
+A turn's inputs count only while it is the one that runs: what a stopped turn still had to say changes nothing.
+"""
+
+from typing import Any
+
+import msgspec
+
+from chat.conversation import inputs
+from chat.conversation.effects import Effect, StartTurn, StopTurn
+from chat.conversation.open_turn import OpenTurn, object_or_text, to_json
+from chat.conversation.state import Effects, IllegalInput, State
+from chat.protocol import frames as wire
+
+
+def token_came(state: State, it: inputs.TokenCame) -> Effects:
+    """Pass a piece of the reply on."""
+    turn = state.turn
+    if turn is None or turn.turn_id != it.turn_id:
+        return ()
+    turn.text.append(it.text)
+    state.seq += 1
+    return (state.send(wire.Token(state.seq, it.turn_id, it.text)),)
+
+
+def tools_asked(state: State, it: inputs.ToolsAsked) -> Effects:
+    """Tell and record the calls, and before them what the model said."""
+    if not (turn := state.running(it.turn_id)):
+        return
+    if turn.open_calls:
+        raise IllegalInput("the model asked for tools before the last ones answered")
+    turn.add(it.usage)
+    if text := turn.take_text():
+        yield state.record("assistant", text, turn.turn_id, {})
+    for call in it.calls:
+        turn.open_calls[call.call_id] = call.name
+        arguments = object_or_text(call.arguments)
+        yield state.send(wire.ToolCalled(state.next_seq(), turn.turn_id, call.call_id, call.name, arguments))
+        metadata = {"kind": "call", "call_id": call.call_id, "name": call.name, "arguments": arguments}
+        yield state.record("tool", to_json({"name": call.name, "arguments": arguments}), turn.turn_id, metadata)
+
+
+def tool_answered(state: State, it: inputs.ToolAnswered) -> Effects:
+    """Tell and record a tool's result."""
+    if not (turn := state.running(it.turn_id)):
+        return
+    if it.call_id not in turn.open_calls:
+        raise IllegalInput(f"no open call {it.call_id}")
+    yield from _close_call(state, turn, it.call_id, it.result, it.error)
+
+
+def reply_finished(state: State, it: inputs.ReplyFinished) -> Effects:
+    """End the turn with its answer, and go on with the next one."""
+    if not (turn := state.running(it.turn_id)):
+        return
+    if turn.open_calls:
+        raise IllegalInput("the reply finished before its tools did")
+    turn.add(it.usage)
+    yield from _finish(state, turn, "length" if it.reason == "length" else "complete")
+    yield from go_on(state)
+
+
+def turn_failed(state: State, it: inputs.TurnFailed) -> Effects:
+    """Say what went wrong, end the turn, and go on with the next one."""
+    if turn := state.running(it.turn_id):
+        yield state.send(wire.Error(state.next_seq(), it.code, it.message, turn.turn_id))
+        yield from _finish(state, turn, "error")
+        yield from go_on(state)
+
+
+def opened(state: State, it: inputs.Opened) -> Effects:
+    """Mark the turns that died with their container, so that nobody waits for them."""
+    for turn_id in state.history.unfinished():
+        # Two containers that open the session one after the other mark the same turn with the same event.
+        event_id = state.id_for(f"{turn_id}/interrupted")
+        metadata = {"reason": "error", "usage": msgspec.to_builtins(wire.Usage()), "interrupted": True}
+        yield state.record("assistant", "", turn_id, metadata, event_id)
+
+
+# Steps that the machine's parts share
+
+
+def start(state: State, turn_id: str) -> Effect:
+    """Run this turn."""
+    state.turn = OpenTurn(turn_id)
+    return StartTurn(turn_id)
+
+
+def go_on(state: State) -> Effects:
+    """Start the turn that has waited longest, if one waits."""
+    if state.waiting:
+        turn_id = state.waiting[0]
+        state.waiting = [waiting for waiting in state.waiting if waiting != turn_id]
+        yield start(state, turn_id)
+
+
+def stop(state: State, reason: wire.DoneReason) -> Effects:
+    """Stop the turn that runs, if one does."""
+    if state.turn:
+        yield StopTurn(state.turn.turn_id)
+        yield from _finish(state, state.turn, reason)
+
+
+def close(state: State, turn: OpenTurn, reason: wire.DoneReason) -> Effects:
+    """Tell and record how a turn ended; one that only waited has said nothing and used nothing."""
+    yield state.send(wire.Done(state.next_seq(), turn.turn_id, reason, turn.usage))
+    metadata: dict[str, Any] = {"reason": reason, "usage": msgspec.to_builtins(turn.usage)}
+    if reason in ("cancelled", "error"):
+        metadata["interrupted"] = True
+    yield state.record("assistant", turn.take_text(), turn.turn_id, metadata)
+
+
+def _finish(state: State, turn: OpenTurn, reason: wire.DoneReason) -> Effects:
+    """End the running turn, whatever it was doing, so that the history it leaves is whole."""
+    for call_id in list(turn.open_calls):
+        yield from _close_call(state, turn, call_id, None, "stopped before it answered")
+    state.turn = None
+    yield from close(state, turn, reason)
+
+
+def _close_call(state: State, turn: OpenTurn, call_id: str, result: Any, error: str | None) -> Effects:
+    name = turn.open_calls.pop(call_id)
+    yield state.send(wire.ToolResult(state.next_seq(), turn.turn_id, call_id, name, result, error))
+    metadata = {"kind": "result", "call_id": call_id, "name": name, "ok": error is None}
+    yield state.record("tool", to_json(result if error is None else {"error": error}), turn.turn_id, metadata)

@@ -85,6 +85,12 @@ class Store(Protocol):
     async def events(self, session_id: str, *, after: int = 0, limit: int) -> list[Event]:
         """The first `limit` events whose `id` is greater than `after`, oldest first."""
 
+    async def events_before(self, session_id: str, event_id: str, *, limit: int) -> list[Event]:
+        """The last `limit` events before the one with this `event_id`, a UUID, oldest first.
+
+        None if that event is not stored. A client that has the end of a conversation reads on towards its beginning.
+        """
+
     async def latest_events(self, session_id: str, *, limit: int) -> list[Event]:
         """The last `limit` events, oldest first."""
 

@@ -115,6 +115,20 @@ class SqliteStore:
         )
         return [_event(row) for row in rows]
 
+    async def events_before(self, session_id: str, event_id: str, *, limit: int) -> list[Event]:
+        """See `Store.events_before`."""
+        rows = await self._run(
+            lambda db: db.execute(
+                """
+                SELECT * FROM events WHERE session_id = ?
+                    AND id < (SELECT id FROM events WHERE event_id = ? AND session_id = ?)
+                ORDER BY id DESC LIMIT ?
+                """,
+                (session_id, event_id, session_id, limit),
+            ).fetchall()
+        )
+        return [_event(row) for row in reversed(rows)]
+
     async def latest_events(self, session_id: str, *, limit: int) -> list[Event]:
         """See `Store.latest_events`."""
         rows = await self._run(

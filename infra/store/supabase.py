@@ -183,12 +183,21 @@ class SupabaseStore:
         rows: list[Any] = await self._run_in_turn(query.gt("id", last).order("id").limit(size))
         return rows
 
+    async def events_before(self, session_id: str, event_id: str, *, limit: int) -> list[Event]:
+        """See `Store.events_before`."""
+        query = self._client.table("events").select("id").eq("session_id", session_id).eq("event_id", event_id)
+        rows = await self._run_in_turn(query)
+        return await self._latest(session_id, limit, before=rows[0]["id"]) if rows else []
+
     async def latest_events(self, session_id: str, *, limit: int) -> list[Event]:
         """See `Store.latest_events`."""
+        return await self._latest(session_id, limit)
 
+    async def _latest(self, session_id: str, limit: int, before: int | None = None) -> list[Event]:
         async def page(last: int | None, size: int) -> list[Any]:
             query = self._client.table("events").select("*").eq("session_id", session_id)
-            query = query if last is None else query.lt("id", last)
+            end = before if last is None else last
+            query = query if end is None else query.lt("id", end)
             rows: list[Any] = await self._run_in_turn(query.order("id", desc=True).limit(size))
             return rows
 

@@ -235,6 +235,18 @@ async def test_the_latest_events(store: Store) -> None:
     assert await store.latest_events(session.session_id, limit=100) == await stored(store, session.session_id)
 
 
+async def test_the_events_before_one(store: Store) -> None:
+    """The last ones before it, oldest first; none before the first, an unknown one or one of another session."""
+    session, other = await an_open_session(store), await an_open_session(store)
+    await store.append([an_event(session.session_id, str(n)) for n in range(5)])
+    await store.append([theirs := an_event(other.session_id)])
+    events = await stored(store, session.session_id)
+    assert await store.events_before(session.session_id, events[4].event_id, limit=2) == events[2:4]
+    assert await store.events_before(session.session_id, events[2].event_id, limit=100) == events[:2]
+    for unknown in (events[0].event_id, theirs.event_id, str(uuid4())):
+        assert await store.events_before(session.session_id, unknown, limit=100) == []
+
+
 async def test_a_transcript_is_the_session_and_its_first_events(store: Store) -> None:
     """The row and the events are as the single verbs give them, in order, up to the limit."""
     session, empty = await an_open_session(store), await an_open_session(store)

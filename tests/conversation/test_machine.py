@@ -63,12 +63,17 @@ def a_counter() -> Callable[[], str]:
 
 
 def a_conversation(
-    while_busy: WhileBusy = "queue", *, max_waiting: int = 2, mode: Mode | None = None, before: Sequence[Event] = ()
+    while_busy: WhileBusy = "queue",
+    *,
+    max_waiting: int = 2,
+    mode: Mode | None = None,
+    before: Sequence[Event] = (),
+    limit: int = 200,
 ) -> Conversation:
     session = Session(session_id="s", user_id="u", epoch=3, start_time=DAWN, mode=mode)
     return Conversation(
         session,
-        History(before, 200),
+        History(before, limit),
         while_busy=while_busy,
         max_waiting=max_waiting,
         replay_bytes=10_000,
@@ -178,10 +183,10 @@ def test_a_round_of_tools() -> None:
     talk.receive(TokenCame("id1", "Let me see."))
     calls = (ToolCall("c1", "look", '{"at":"a"}'), ToolCall("c2", "look", "at b"))
     assert talk.receive(ToolsAsked("id1", calls, Usage(10, 1))) == (
-        recorded(2, "id2", "id1", "assistant", "Let me see.", 1),
-        Send(ToolCalled(3, "id1", "c1", "look", {"at": "a"})),
+        recorded(3, "id2", "id1", "assistant", "Let me see.", 1),
+        Send(ToolCalled(4, "id1", "c1", "look", {"at": "a"})),
         recorded(
-            3,
+            4,
             "id3",
             "id1",
             "tool",
@@ -192,9 +197,9 @@ def test_a_round_of_tools() -> None:
             name="look",
             arguments={"at": "a"},
         ),
-        Send(ToolCalled(4, "id1", "c2", "look", "at b")),
+        Send(ToolCalled(5, "id1", "c2", "look", "at b")),
         recorded(
-            4,
+            5,
             "id4",
             "id1",
             "tool",
@@ -207,9 +212,9 @@ def test_a_round_of_tools() -> None:
         ),
     )
     assert talk.receive(ToolAnswered("id1", "c2", error="not like this")) == (
-        Send(ToolResult(5, "id1", "c2", "look", None, "not like this")),
+        Send(ToolResult(6, "id1", "c2", "look", None, "not like this")),
         recorded(
-            5,
+            6,
             "id5",
             "id1",
             "tool",
@@ -222,11 +227,11 @@ def test_a_round_of_tools() -> None:
         ),
     )
     assert talk.receive(ToolAnswered("id1", "c1", [1])) == (
-        Send(ToolResult(6, "id1", "c1", "look", [1])),
-        recorded(6, "id6", "id1", "tool", "[1]", 5, kind="result", call_id="c1", name="look", ok=True),
+        Send(ToolResult(7, "id1", "c1", "look", [1])),
+        recorded(7, "id6", "id1", "tool", "[1]", 5, kind="result", call_id="c1", name="look", ok=True),
     )
     assert talk.receive(ReplyFinished("id1", "complete", Usage(20, 2)))[0] == Send(
-        Done(7, "id1", "complete", Usage(30, 3))
+        Done(8, "id1", "complete", Usage(30, 3))
     )
 
 
@@ -305,8 +310,38 @@ def test_ready_carries_no_more_history_than_fits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("chat.conversation.machine.READY_CHARS", 10)
     before = [said(n, "old", "hello" * n, n, f"m{n}").event for n in (3, 1, 1)]
     assert a_conversation(before=before).receive(Attached("conn")) == (
-        Reply("conn", Ready(0, "s", 3, False, None, before[1:])),
+        Reply("conn", Ready(0, "s", 3, False, None, before[1:], more=True)),
     )
+
+
+def test_who_joins_learns_what_is_not_saved_yet() -> None:
+    """Of the history it is sent, the last few events; once the store has them, none."""
+    talk = running()
+    assert (joins(talk).unsaved, len(joins(talk).history)) == (1, 1)
+    talk.receive(EventsSaved(1))
+    assert (joins(talk).unsaved, len(joins(talk).history)) == (0, 1)
+
+
+def test_what_was_said_before_a_call_is_not_saved_with_its_last_token() -> None:
+    """No frame tells that the text is stored, so it has a place of its own in the stream."""
+    talk = running()
+    talk.receive(TokenCame("id1", "Let me see."))
+    talk.receive(ToolsAsked("id1", (ToolCall("c1", "look", "{}"),), Usage()))
+    talk.receive(EventsSaved(2))  # the last token's
+    ready = joins(talk)
+    assert [event.role for event in ready.history[-ready.unsaved :]] == ["assistant", "tool"]
+
+
+def test_ready_says_that_the_conversation_began_earlier() -> None:
+    """Where the history was cut when it was read, and where it was cut since; a client that resumes need not know."""
+    before = [said(n, f"t{n}", "hello", n, f"m{n}").event for n in range(1, 4)]
+    ready = joins(a_conversation(before=before, limit=2))
+    assert (ready.more, len(ready.history)) == (True, 2)
+    ready = joins(talk := a_conversation(before=before, limit=3))
+    assert (ready.more, len(ready.history)) == (False, 3)
+    talk.receive(UserSaid("more", "m4"))
+    assert joins(talk).more
+    assert not resume(talk, 0)[0].more
 
 
 def test_queue_answers_one_after_another() -> None:
@@ -455,7 +490,7 @@ def test_a_connection_that_joins_in_the_middle_of_an_answer() -> None:
     talk.receive(TokenCame("id1", "lo"))
     question = said(1, "id1", "hello", 0, "m1").event
     assert talk.receive(Attached("conn")) == (
-        Reply("conn", Ready(2, "s", 3, False, "casual", [question], "id1")),
+        Reply("conn", Ready(2, "s", 3, False, "casual", [question], "id1", unsaved=1)),
         Reply("conn", Token(3, "id1", "Hello")),
     )
     assert talk.receive(TokenCame("id1", "!")) == (Send(Token(4, "id1", "!")),)
@@ -464,8 +499,16 @@ def test_a_connection_that_joins_in_the_middle_of_an_answer() -> None:
 def test_a_connection_that_joins_before_the_first_word() -> None:
     """It learns that a turn runs even though nothing of it can be shown."""
     question = said(1, "id1", "hello", 0, "m1").event
-    ready = Ready(1, "s", 3, False, "casual", [question], "id1")
+    ready = Ready(1, "s", 3, False, "casual", [question], "id1", unsaved=1)
     assert running().receive(Attached("conn")) == (Reply("conn", ready),)
+
+
+def joins(talk: Conversation) -> Ready:
+    """The `ready` of a client that is new."""
+    effect = talk.receive(Attached("conn"))[0]
+    assert isinstance(effect, Reply)
+    assert isinstance(effect.frame, Ready)
+    return effect.frame
 
 
 def resume(talk: Conversation, after: int, epoch: int = 3) -> list[Any]:

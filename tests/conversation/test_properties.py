@@ -87,7 +87,8 @@ class Conversing(RuleBasedStateMachine):
         self.stored = list(before)
         self.known = list(before)[-limit:]
         self.seq = 0
-        self.through = 0
+        self.through = self.saved = 0
+        self.throughs: list[int] = []
         self.turn_of: dict[str, str] = History(before, limit).message_turns()
         self.waiting: list[str] = []
         self.running: str | None = None
@@ -174,6 +175,10 @@ class Conversing(RuleBasedStateMachine):
         if isinstance(frame, Ready):
             assert frame.seq in (self.seq, self.seq - 1)
             assert frame.active_turn_id == self.running
+            if not frame.resumed:
+                assert frame.more == (len(frame.history) < len(self.stored))
+                waits = sum(through > self.saved for through in self.throughs)
+                assert frame.unsaved == min(waits, len(frame.history))
         elif isinstance(frame, Token):  # what a newcomer missed, at the stream's position
             assert (frame.seq, frame.turn_id) == (self.seq, self.running)
             assert frame.content == self.shown
@@ -183,8 +188,13 @@ class Conversing(RuleBasedStateMachine):
 
     def recorded(self, event: Event, through: int) -> None:
         """An event went to the store."""
-        assert self.through <= through <= self.seq
+        assert self.through <= through <= self.seq + 1
+        if through > self.seq:
+            assert event.role == "assistant", "only a text before a call has a seq of its own"
+            assert "reason" not in event.metadata
+            self.seq = through
         self.through = through
+        self.throughs.append(through)
         self.stored.append(event)
         self.known.append(event)
         while len(self.known) > self.limit and self.known[0].turn_id != (self.running or event.turn_id):
@@ -362,7 +372,8 @@ class Conversing(RuleBasedStateMachine):
     @rule(data=st.data())
     def save(self, data: st.DataObject) -> None:
         """The store acknowledges some of what was recorded."""
-        through = data.draw(st.integers(0, self.through))
+        through = data.draw(st.integers(self.saved, self.through))
+        self.saved = through
         assert self.receive(EventsSaved(through)) == (Send(Saved(self.seq, through)),)
 
     @rule(really=st.sampled_from(range(20)))

@@ -78,6 +78,11 @@ class FlakyStore:
         await self._meet_the_weather()
         return await self._store.events(session_id, after=after, limit=limit)
 
+    async def events_before(self, session_id: str, event_id: str, *, limit: int) -> list[Event]:
+        """See `Store.events_before`."""
+        await self._meet_the_weather()
+        return await self._store.events_before(session_id, event_id, limit=limit)
+
     async def latest_events(self, session_id: str, *, limit: int) -> list[Event]:
         """See `Store.latest_events`."""
         await self._meet_the_weather()

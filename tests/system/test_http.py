@@ -78,8 +78,10 @@ async def test_a_session_and_its_events_can_be_read(serve: Serve) -> None:
             }
         _, first = await get(f"{server.http}/sessions/s1/events?limit=1")
         _, second = await get(f"{server.http}/sessions/s1/events?after={first[0]['id']}")
+        _, before = await get(f"{server.http}/sessions/s1/events?before={second[0]['event_id']}")
     assert [(event["role"], event["metadata"].get("message_id")) for event in first] == [("user", "m1")]
     assert [(event["role"], event["content"]) for event in second] == [("assistant", client.text())]
+    assert before == first
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,7 @@ async def test_a_session_and_its_events_can_be_read(serve: Serve) -> None:
         ("/sessions/s1/events?limit=1001", 422),
         ("/sessions/s1/events?after=x", 422),
         ("/sessions/s1/events?after=9223372036854775808", 422),
+        ("/sessions/s1/events?before=1", 422),
     ],
 )
 async def test_a_bad_request_gets_a_clear_status(serve: Serve, path: str, status: int) -> None:

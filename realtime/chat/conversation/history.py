@@ -22,14 +22,17 @@ class History:
     """The last `limit` events of a session, and the turn that runs in any case, however long it gets."""
 
     def __init__(self, events: Iterable[Event], limit: int) -> None:
-        self._events = list(events)[-limit:]
+        self._events = list(events)
         self._limit = limit
+        self._forgot = len(self._events) > limit
+        del self._events[:-limit]
 
     def add(self, event: Event, running: str) -> None:
         """Append an event, letting go of the oldest past the limit, but of none from the `running` turn on."""
         self._events.append(event)
         while len(self._events) > self._limit and self._events[0].turn_id != running:
             del self._events[0]
+            self._forgot = True
 
     def events(self, max_chars: int) -> list[Event]:
         """The latest events, oldest first: as many as fit into so many characters, and one at least."""
@@ -39,6 +42,10 @@ class History:
             if count and total > max_chars:
                 return self._events[-count:]
         return list(self._events)
+
+    def has_more_than(self, latest: Collection[Event]) -> bool:
+        """Whether anything was said before these, the latest events."""
+        return self._forgot or len(latest) < len(self._events)
 
     def message_turns(self) -> dict[str, str]:
         """For each client's message id, the turn that answers it."""

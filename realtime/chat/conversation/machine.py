@@ -46,18 +46,23 @@ def _can_resume(state: State, position: inputs.Position) -> bool:
 
 
 def _ready(state: State, seq: int, *, resumed: bool) -> wire.Ready:
+    history = [] if resumed else state.history.events(READY_CHARS)
     return wire.Ready(
         seq=seq,
         session_id=state.session_id,
         epoch=state.epoch,
         resumed=resumed,
         mode=state.mode,
-        history=[] if resumed else state.history.events(READY_CHARS),
+        history=history,
         active_turn_id=state.turn.turn_id if state.turn else None,
+        unsaved=min(len(state.unsaved), len(history)),
+        more=not resumed and state.history.has_more_than(history),
     )
 
 
 def _events_saved(state: State, it: inputs.EventsSaved) -> Effects:
+    while state.unsaved and state.unsaved[0] <= it.through:
+        state.unsaved.popleft()
     yield state.send(wire.Saved(state.next_seq(), it.through))
 
 

@@ -1,5 +1,6 @@
 """What a conversation knows: the record that the machine's parts share, and the steps they all take."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
@@ -52,6 +53,8 @@ class State:
         self.waiting: list[str] = []
         """One turn id per message that waits; merged messages share theirs."""
         self.turn_of = history.message_turns()
+        self.unsaved: deque[int] = deque()
+        """For each event that is not known to be stored, in order, the `seq` up to which clients were told of it."""
         self.ended = False
 
     def running(self, turn_id: str) -> OpenTurn | None:
@@ -82,6 +85,7 @@ class State:
             metadata=metadata,
         )
         self.history.add(event, running=self.turn.turn_id if self.turn else turn_id)
+        self.unsaved.append(self.seq)
         return Record(event, self.seq)
 
     def id_for(self, name: str) -> str:

@@ -32,6 +32,8 @@ def tools_asked(state: State, it: inputs.ToolsAsked) -> Effects:
         raise IllegalInput("the model asked for tools before the last ones answered")
     turn.add(it.usage)
     if text := turn.take_text():
+        # A seq of its own, though no frame carries it: under its last token's it could pass for saved too early.
+        state.next_seq()
         yield state.record("assistant", text, turn.turn_id, {})
     for call in it.calls:
         turn.open_calls[call.call_id] = call.name

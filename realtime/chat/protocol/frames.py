@@ -33,6 +33,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     `seq` is where its stream goes on from, `history` what came before, and `active_turn_id` the turn that is being
     answered now, if any: its frames follow. With `resumed`, `seq` is the position that the client named, `history` is
     empty, and the frames that it missed follow.
+
+    The last `unsaved` events of `history` are not in the store yet, all others are. With `more`, the conversation began
+    before `history` does; the earlier events are read over HTTP.
     """
 
     seq: int
@@ -43,6 +46,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     history: list[Event]
     active_turn_id: str | None = None
     protocol: int = VERSION
+    unsaved: int = 0
+    more: bool = False
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):

@@ -211,7 +211,8 @@ class Sessions:
                 if leaving := self._leaving.get(session_id):
                     await asyncio.wait([leaving])  # its last events must be stored before they are read
                 await self._journal.caught_up(session_id)  # those that an earlier process left, too
-                events = await self._store.latest_events(session_id, limit=self._settings.history_events)
+                # One more than the conversation keeps, which tells it that there are earlier ones.
+                events = await self._store.latest_events(session_id, limit=self._settings.history_events + 1)
                 # Last, because it raises the epoch: what is opened and then given up would never be ended.
                 row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
         except NotYours:

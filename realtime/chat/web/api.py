@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, HTTPException, Query, Response
@@ -67,6 +68,13 @@ def create_router(store: Store, metrics: Metrics, is_draining: Callable[[], bool
         """The container's metrics, for Prometheus."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
+    _add_sessions(router, store)
+    return router
+
+
+def _add_sessions(router: APIRouter, store: Store) -> None:
+    """The routes that read conversations back."""
+
     @router.get("/sessions/{session_id}")
     async def session(session_id: SessionId) -> Response:
         """The session's row; `end_time`, `duration` and `final_summary` are null until it is summarised."""
@@ -77,10 +85,16 @@ def create_router(store: Store, metrics: Metrics, is_draining: Callable[[], bool
         session_id: SessionId,
         after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 200,
+        before: UUID | None = None,
     ) -> Response:
-        """The stored events after the given `id`, oldest first; ask again with the last `id` for the next page."""
+        """The stored events after the given `id`, oldest first; ask again with the last `id` for the next page.
+
+        With `before`, an `event_id`, those just before that event, oldest first; ask again with the first `event_id`.
+        """
         await _existing(session_id)
         try:
+            if before:
+                return _json(await store.events_before(session_id, str(before), limit=limit))
             return _json(await store.events(session_id, after=after, limit=limit))
         except StoreError as error:
             raise _unavailable(error) from error
@@ -93,8 +107,6 @@ def create_router(store: Store, metrics: Metrics, is_draining: Callable[[], bool
         if row is None:
             raise HTTPException(404, "There is no such session.")
         return row
-
-    return router
 
 
 def _json(value: Any) -> Response:

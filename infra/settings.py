@@ -36,6 +36,7 @@ class Settings(BaseModel):
     max_frame_bytes: int = Field(default=256 * 1024, ge=1024)
     max_message_chars: int = Field(default=32_000, ge=1)
     linger_seconds: float = Field(default=60, ge=0)
+    going_away_seconds: float = Field(default=2, ge=0)
     heartbeat_seconds: float = Field(default=10, gt=0, le=3600)
     reconcile_seconds: float = Field(default=60, gt=0)
     dead_after_seconds: float = Field(default=60, gt=0, le=86_400)

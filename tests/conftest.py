@@ -46,7 +46,7 @@ def _quiet(_surroundings: None) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Defaults, with a data folder of the test's own, a flat-out demo model and a short linger."""
+    """Defaults, with a data folder of the test's own, a flat-out demo model and little patience with who left."""
     return make_settings(tmp_path)
 
 
@@ -56,6 +56,7 @@ def make_settings(data_dir: Path, **changed: Any) -> Settings:
         "data_dir": data_dir,
         "demo_tokens_per_second": 0,
         "linger_seconds": 0.3,
+        "going_away_seconds": 0.1,
         "tool_timeout_seconds": 1,
     }
     return Settings(**(defaults | changed))

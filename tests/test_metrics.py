@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from chat.conversation.inputs import CancelAsked, UserSaid
 from chat.metrics import Metrics
+from chat.sessions.registry import Departure
 from chat.sessions.session import Session
 from chat.web.connection import CLOSED_WITH
 from chat.web.endpoint import SessionSocket
@@ -71,10 +72,10 @@ async def test_live_sessions_and_running_turns_rise_and_fall(house: House) -> No
     assert (numbers("realtime_sessions_live"), numbers("realtime_turns_running")) == (2, 1)
     speaking.set()
     await first.hears("done")
-    house.sessions.detach(session, first.outbox, explicit=True)
+    house.sessions.detach(session, first.outbox, Departure.GOODBYE)
     numbers = read(house.metrics)
     assert (numbers("realtime_sessions_live"), numbers("realtime_turns_running")) == (1, 0)
-    house.sessions.detach(other, second.outbox, explicit=True)
+    house.sessions.detach(other, second.outbox, Departure.GOODBYE)
     assert read(house.metrics)("realtime_sessions_live") == 0
 
 
@@ -134,7 +135,7 @@ async def test_ends_that_wait_for_the_queue_are_counted(house: House, monkeypatc
     monkeypatch.setattr(house.sqlite, "events", hold_up)  # which the house's queue asks
     client, session = await ask(house, "Hi.")
     await client.hears("done")
-    house.sessions.detach(session, client.outbox, explicit=True)
+    house.sessions.detach(session, client.outbox, Departure.GOODBYE)
     await asyncio.wait_for(queue.reached.wait(), PATIENCE)
     assert read(house.metrics)("realtime_handoff_depth") == 1
     queue.set()

@@ -13,7 +13,7 @@ from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.metrics import Metrics
 from chat.protocol.frames import ErrorCode
-from chat.sessions.registry import Refused, Sessions
+from chat.sessions.registry import Departure, Refused, Sessions
 from chat.sessions.session import Session
 from chat.sessions.turn import TurnKit
 from chat.tools.registry import Registry
@@ -86,7 +86,7 @@ class House:
         """A client comes, hears half an answer, which waits for this then, and says goodbye."""
         session = await self.attach(client := self.client())
         await self.chat(client, session, "Hel", waiting)
-        self.sessions.detach(session, client.outbox, explicit=True)
+        self.sessions.detach(session, client.outbox, Departure.GOODBYE)
 
     async def ended(self, count: int = 1) -> list[tuple[str, int, str]]:
         """Wait until so many ends are announced; which."""
@@ -190,7 +190,7 @@ async def test_who_finds_the_session_ended_opens_it_again(house: House) -> None:
     first, second = house.client(), house.client()
 
     async def come_and_go() -> None:
-        house.sessions.detach(await house.attach(first), first.outbox, explicit=True)
+        house.sessions.detach(await house.attach(first), first.outbox, Departure.GOODBYE)
 
     _, session = await asyncio.gather(come_and_go(), house.attach(second))
     await house.chat(second, session, "Hello.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chat.sessions.outbox import Outbox
-from chat.sessions.registry import Sessions
+from chat.sessions.registry import Departure, Sessions
 from chat.sessions.session import Session
 from infra.records import Event, SessionEnded
 from infra.store.sqlite import SqliteStore
@@ -47,8 +47,8 @@ def departures(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Queue[str]":
     queue: asyncio.Queue[str] = asyncio.Queue()
     detach = Sessions.detach
 
-    def told(self: Sessions, session: Session, outbox: Outbox, *, explicit: bool) -> None:
-        detach(self, session, outbox, explicit=explicit)
+    def told(self: Sessions, session: Session, outbox: Outbox, departure: Departure) -> None:
+        detach(self, session, outbox, departure)
         queue.put_nowait(session.session_id)
 
     monkeypatch.setattr(Sessions, "detach", told)

@@ -16,6 +16,7 @@ from infra.store.sqlite import SqliteStore
 from tests.conftest import Serve
 from tests.support.client import ChatClient
 from tests.support.queue import Queue, running_queue
+from tests.support.scripted import Pause, ScriptedModel
 
 
 async def announced(queue: Queue) -> list[SessionEnded]:
@@ -28,20 +29,78 @@ def using(queue: Queue) -> dict[str, object]:
     return {"disconnect_queue_url": queue.url, "aws_endpoint_url": queue.settings.aws_endpoint_url}
 
 
-@pytest.mark.parametrize("code", [1000, 1001])
-async def test_a_goodbye_ends_the_session_at_once(serve: Serve, queue: Queue, tmp_path: Path, code: int) -> None:
+async def test_a_goodbye_ends_the_session_at_once(serve: Serve, queue: Queue, tmp_path: Path) -> None:
     """The message names session, epoch and reason, and by then the last event is in the store."""
     async with serve(**using(queue), linger_seconds=60) as server:
         client = await ChatClient.connect(server.url)
         await client.say("hello")
         await client.until("done")
-        await client.websocket.close(code)
+        await client.websocket.close(1000)
         (ended,) = await announced(queue)
         assert (ended.session_id, ended.epoch, ended.reason) == ("s1", 1, "closed")
         store = await SqliteStore.open(tmp_path / "realtime.db")
         events = await store.latest_events("s1", limit=10)
         await store.close()
         assert [event.role for event in events] == ["user", "assistant"]
+
+
+async def test_a_closed_tab_ends_its_session_soon(serve: Serve, queue: Queue) -> None:
+    """A browser says 1001: nobody waits out the linger of a lost connection."""
+    async with serve(**using(queue), linger_seconds=60, going_away_seconds=0.2) as server:
+        client = await ChatClient.connect(server.url)
+        await client.until("ready")
+        await client.websocket.close(1001)
+        (ended,) = await announced(queue)
+        assert ended.reason == "closed"
+
+
+async def test_a_reload_keeps_its_session(serve: Serve, queue: Queue) -> None:
+    """A browser says 1001 here as well: the page that comes back resumes, and nothing was announced."""
+    async with serve(**using(queue), going_away_seconds=60) as server:
+        client = await ChatClient.connect(server.url)
+        ready = await client.until("ready")
+        await client.websocket.close(1001)
+        async with await ChatClient.connect(server.url, epoch="1", after=str(ready["seq"])) as back:
+            assert (await back.next())["resumed"] is True
+            assert await asyncio.to_thread(queue.bodies) == []
+
+
+async def test_a_reload_in_the_middle_of_a_reply_loses_none_of_it(serve: Serve, queue: Queue) -> None:
+    """The reply goes on without its page, which reads it to the end when it is back."""
+    model = ScriptedModel(["Hel", pause := Pause(), "lo"])
+    async with serve(**using(queue), model=model, going_away_seconds=0) as server:
+        client = await ChatClient.connect(server.url)
+        await client.say("hi")
+        token = await client.until("token")
+        await client.websocket.close(1001)
+        await pause.reached.wait()
+        async with await ChatClient.connect(server.url, epoch="1", after=str(token["seq"])) as back:
+            assert (await back.next())["resumed"] is True
+            pause.set()
+            assert (await back.until("done"))["reason"] == "complete"
+            assert back.text() == "lo"
+
+
+async def test_a_tab_closed_in_the_middle_of_a_reply_has_it_finished(
+    serve: Serve, queue: Queue, tmp_path: Path
+) -> None:
+    """The session ends after its last reply, one that was still waiting for its turn included."""
+    model = ScriptedModel(["Hel", pause := Pause(), "lo"], ["bye"])
+    async with serve(**using(queue), model=model, going_away_seconds=0) as server:
+        client = await ChatClient.connect(server.url)
+        await client.say("hi")
+        await client.say("and bye")
+        await client.until("token")
+        await client.websocket.close(1001)
+        await pause.reached.wait()
+        assert await asyncio.to_thread(queue.bodies) == []
+        pause.set()
+        (ended,) = await announced(queue)
+        assert ended.reason == "closed"
+        store = await SqliteStore.open(tmp_path / "realtime.db")
+        events = await store.latest_events("s1", limit=10)
+        await store.close()
+        assert [event.content for event in events if event.role == "assistant"] == ["Hello", "bye"]
 
 
 async def test_a_drop_ends_the_session_after_its_linger(serve: Serve, queue: Queue) -> None:

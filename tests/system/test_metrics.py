@@ -56,7 +56,9 @@ async def test_a_chat_a_refusal_and_a_goodbye_show(serve: Serve) -> None:
         assert numbers("realtime_tool_calls_total", tool="fetch_data", outcome="ok") == 1
         assert numbers.by("realtime_openings_refused_total", "code") == {"at_capacity": 1}
         await client.websocket.close(1001)
-        numbers = await scraped(server, lambda numbers: len(closed(numbers)) == 2)
+        numbers = await scraped(
+            server, lambda numbers: len(closed(numbers)) == 2 and not numbers("realtime_sessions_live")
+        )
     assert closed(numbers) == {"1013": 1, "1001": 1}
     assert numbers("realtime_sockets_open") == numbers("realtime_sessions_live") == 0
 

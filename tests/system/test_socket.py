@@ -28,6 +28,8 @@ async def test_a_first_message_is_answered_and_saved(serve: Serve) -> None:
         "history": [],
         "active_turn_id": None,
         "protocol": 1,
+        "unsaved": 0,
+        "more": False,
     }
     told = {"message_id": "m1", "turn_id": done["turn_id"], "content": "hello there"}
     assert accepted == {"type": "accepted", "seq": 1} | told

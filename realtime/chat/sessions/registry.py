@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from enum import Enum
 from uuid import uuid4
 
 from chat.conversation.history import History
@@ -34,6 +35,17 @@ WATCH_SECONDS = 1.0
 log = get_logger("sessions")
 
 
+class Departure(Enum):
+    """How a socket's client left its session."""
+
+    GOODBYE = "goodbye"
+    """It is done: the session ends at once, and what runs is stopped."""
+    GOING_AWAY = "going away"
+    """A page was closed, or is only being reloaded: a running reply is finished, and the session waits a moment."""
+    DROP = "drop"
+    """The connection was lost: the session waits for it to come back."""
+
+
 class Refused(Exception):
     """The session cannot be had; `close_code` says whether to come back."""
 
@@ -45,7 +57,7 @@ class Refused(Exception):
 
 
 class Sessions:
-    """The registry. A session lives from its first socket until `linger_seconds` after its last."""
+    """The registry. A session lives from its first socket until its last has left for good: see `Departure`."""
 
     def __init__(
         self,
@@ -66,7 +78,7 @@ class Sessions:
         self._container_id = container_id
         self._opening: dict[tuple[str, str], asyncio.Task[Session]] = {}
         self._live: dict[str, Session] = {}
-        self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._lingering: dict[str, asyncio.TimerHandle | asyncio.Task[None]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
@@ -96,15 +108,19 @@ class Sessions:
         session.attach(outbox, position)
         return session
 
-    def detach(self, session: Session, outbox: Outbox, *, explicit: bool) -> None:
-        """Let a socket go: `explicit` if its client said goodbye, otherwise it may come back."""
+    def detach(self, session: Session, outbox: Outbox, departure: Departure) -> None:
+        """Let a socket go. How the last one left decides when its session ends."""
         session.detach(outbox)
         if session.outboxes or self._live.get(session.session_id) is not session:
             return
-        if explicit:
+        if departure is Departure.GOODBYE:
             self._end(session, "closed")
-        else:
+        elif departure is Departure.DROP:
             self._linger(session, self._settings.linger_seconds)
+        elif session.is_running():
+            self._lingering[session.session_id] = asyncio.create_task(self._outlast_reply(session))
+        else:
+            self._linger(session, self._settings.going_away_seconds, "closed")
 
     def is_known(self, session_id: str) -> bool:
         """Whether the session is live here, or is being opened or ended."""
@@ -223,9 +239,13 @@ class Sessions:
             raise Refused(CloseCode.STORE_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, message, 2) from error
         return row, events
 
-    def _linger(self, session: Session, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self._end, session, "dropped")
+    def _linger(self, session: Session, seconds: float, reason: EndReason = "dropped") -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._end, session, reason)
         self._lingering[session.session_id] = timer
+
+    async def _outlast_reply(self, session: Session) -> None:
+        await session.idle()
+        self._linger(session, self._settings.going_away_seconds, "closed")
 
     def _end(self, session: Session, reason: EndReason) -> None:
         if timer := self._lingering.pop(session.session_id, None):

@@ -17,7 +17,7 @@ from chat.metrics import LOST
 from chat.protocol.codec import ProtocolError, encode, parse
 from chat.protocol.frames import Cancel, CloseCode, Error, ErrorCode, Ping, Pong
 from chat.sessions.outbox import Outbox
-from chat.sessions.registry import Refused, Sessions
+from chat.sessions.registry import Departure, Refused, Sessions
 from chat.sessions.session import Session
 from chat.sessions.turn import SORRY
 from chat.web.connection import CLOSED_WITH, DROP, LISTEN, SEND
@@ -25,8 +25,8 @@ from infra.records import SESSION_ID
 from infra.settings import Settings
 from infra.telemetry import bind, get_logger
 
-EXPLICIT = (1000, 1001)
-"""Close codes of a client that said goodbye. All others, 1005 (none given) among them, may be a lost network."""
+DEPARTURES = {1000: Departure.GOODBYE, 1001: Departure.GOING_AWAY}
+"""What a client's close code says. Any other, 1005 (none given) among them, may be a lost network."""
 FAIR_SHARE = 32
 """Frames one socket may have handled before the others get a turn."""
 JOURNAL_RETRY_SECONDS = 5.0
@@ -100,14 +100,14 @@ class SessionSocket:
             outbox.put(encode(Error(0, ErrorCode.INTERNAL, SORRY)))
             outbox.close(CloseCode.INTERNAL)
             return
-        explicit = False
+        departure = Departure.DROP
         try:
-            explicit = await self._read(scope, receive, session, outbox)
+            departure = await self._read(scope, receive, session, outbox)
         finally:
-            self._sessions.detach(session, outbox, explicit=explicit)
+            self._sessions.detach(session, outbox, departure)
 
-    async def _read(self, scope: Scope, receive: Receive, session: Session, outbox: Outbox) -> bool:
-        """Take the client's frames until it leaves; whether it said goodbye."""
+    async def _read(self, scope: Scope, receive: Receive, session: Session, outbox: Outbox) -> Departure:
+        """Take the client's frames until it leaves; how it left."""
         context = copy_context()  # for the log: the protocol calls from its own, which knows no request
 
         def take_now(text: str) -> bool:
@@ -123,11 +123,11 @@ class SessionSocket:
             message = await receive()
             listen(None)
             if message["type"] == "websocket.disconnect":
-                return message.get("code") in EXPLICIT
+                return DEPARTURES.get(message.get("code", 0), Departure.DROP)
             text = message.get("text")
             if text is None:
                 outbox.close(CloseCode.BINARY_FRAME)
-                return False
+                return Departure.DROP
             self._take(text, session, outbox)
             taken += 1
             if taken % FAIR_SHARE == 0:

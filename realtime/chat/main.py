@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.routing import WebSocketRoute
 
 from chat.durability.courier import Courier
+from chat.durability.drafts import Drafts
 from chat.durability.heartbeat import Heartbeat
 from chat.durability.journal import Journal
 from chat.durability.reconciler import Reconciler
@@ -76,21 +77,21 @@ async def open_backend(
         else:
             log.warning("no summaries: neither DISCONNECT_QUEUE_URL nor HANDOFF_URL is set")
         metrics = Metrics()
-        spool: Spool | None = None
-        if handoff or settings.supabase_url:
-            spool = await Spool.open(settings.data_dir)
-            closing.push_async_callback(spool.close)
+        spool = await Spool.open(settings.data_dir)
+        closing.push_async_callback(spool.close)
         endings: Courier[SessionEnded] | None = None
-        if handoff and spool:
+        if handoff:
             endings = Courier("endings", handoff.send, batch_size=SQS_BATCH, ordered=False, expected=HandoffUnavailable)
             closing.push_async_callback(endings.close, ENDINGS_SECONDS)
             await endings.recover(
                 Shelf(spool, "endings", encode=_encode, decode=SessionEnded.from_json, metrics=metrics)
             )
             endings.start()
-        journal = Journal(store, metrics, max_events=settings.journal_max_events)
+        drafts = Drafts(spool, metrics)
+        await drafts.recover()
+        journal = Journal(store, metrics, max_events=settings.journal_max_events, drafts=drafts)
         closing.push_async_callback(journal.close, JOURNAL_SECONDS)
-        if spool and settings.supabase_url:  # SQLite is on the same disk: what it does not take, the spool would not
+        if settings.supabase_url:  # SQLite is on the same disk: what it does not take, the spool would not
             await journal.recover(spool)
         journal.start()
         kit = TurnKit(

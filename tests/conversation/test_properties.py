@@ -97,7 +97,8 @@ class Conversing(RuleBasedStateMachine):
         self.done: dict[str, str] = {}
         self.ends: dict[str, str] = {}
         self.open_calls: list[str] = []
-        self.shown = ""
+        self.shown = self.drafted = ""
+        self.part = 0
         self.usage = Usage()
         self.ended = False
 
@@ -119,6 +120,7 @@ class Conversing(RuleBasedStateMachine):
                     assert turn_id in self.waiting, "started without being accepted, or for a second time"
                     self.waiting = [waiting for waiting in self.waiting if waiting != turn_id]
                     self.started.add(turn_id)
+                    self.part = 0
                     self.running = turn_id
                 case StopTurn(turn_id):
                     assert turn_id == self.running
@@ -201,7 +203,8 @@ class Conversing(RuleBasedStateMachine):
             del self.known[0]  # but never what the running turn was asked
         if event.role == "assistant" and event.turn_id in self.started:
             assert event.content == self.shown, "recorded is not what was shown"
-            self.shown = ""
+            self.part += bool(event.content)
+            self.shown = self.drafted = ""
         elif event.role == "assistant":
             assert event.content == "", "words of a turn that never ran"
         if "reason" in event.metadata:
@@ -294,6 +297,14 @@ class Conversing(RuleBasedStateMachine):
     def speak(self, text: str) -> None:
         """A token."""
         self.receive(TokenCame(str(self.running), text))
+
+    @rule()
+    def keep_a_draft(self) -> None:
+        """What was said since the last time, and nothing that is recorded: together they are what was shown."""
+        draft = self.talk.draft()
+        assert self.drafted + (draft.text if draft else "") == self.shown
+        assert draft is None or (draft.turn_id, draft.part) == (self.running, self.part)
+        self.drafted = self.shown
 
     @precondition(lambda self: self.running and not self.open_calls)
     @rule(arguments=st.lists(ARGUMENTS, min_size=1, max_size=3), usage=USAGES)

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from chat.conversation import inputs, messages, turns
+from chat.conversation.draft import Draft
 from chat.conversation.effects import Effect, Reply
 from chat.conversation.history import History
 from chat.conversation.routing import PROMPTS
@@ -126,6 +127,13 @@ class Conversation:
     def is_running(self) -> bool:
         """Whether a turn is answered now."""
         return self._state.turn is not None
+
+    def draft(self) -> Draft | None:
+        """What the running turn has said since this was last asked, if it is not recorded yet."""
+        state = self._state
+        if state.turn and (text := state.turn.undrafted()):
+            return Draft(state.session_id, state.turn.turn_id, state.turn.part, text, state.now())
+        return None
 
     def messages(self) -> list[Message]:
         """What to tell the model now: the system prompt, and the history up to the running turn."""

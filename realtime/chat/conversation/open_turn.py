@@ -13,11 +13,14 @@ MOST_LEVELS = 64
 class OpenTurn:
     """The turn that runs: the text since the last tool round, the calls without a result, the tokens it took."""
 
-    __slots__ = ("open_calls", "text", "turn_id", "usage")
+    __slots__ = ("_drafted", "open_calls", "part", "text", "turn_id", "usage")
 
     def __init__(self, turn_id: str) -> None:
         self.turn_id = turn_id
         self.text: list[str] = []
+        self.part = 0
+        """How many texts of this turn are recorded: one for each round of tools that came after words."""
+        self._drafted = 0
         self.open_calls: dict[str, str] = {}
         self.usage = wire.Usage()
 
@@ -30,7 +33,16 @@ class OpenTurn:
     def take_text(self) -> str:
         """The text so far; from here on it counts anew."""
         text = "".join(self.text)
+        if text:
+            self.part += 1
         self.text.clear()
+        self._drafted = 0
+        return text
+
+    def undrafted(self) -> str:
+        """The text since this was last asked, or since it was taken."""
+        text = "".join(self.text[self._drafted :])
+        self._drafted = len(self.text)
         return text
 
 

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
+from chat.conversation.draft import stable_id
 from chat.conversation.effects import Effect, Record, Send
 from chat.conversation.history import History
 from chat.conversation.open_turn import OpenTurn
@@ -84,10 +84,15 @@ class State:
             timestamp=self.now(),
             metadata=metadata,
         )
+        return self.keep(event)
+
+    def keep(self, event: Event) -> Record:
+        """Store this event; see `record`."""
+        turn_id = event.turn_id
         self.history.add(event, running=self.turn.turn_id if self.turn else turn_id)
         self.unsaved.append(self.seq)
         return Record(event, self.seq)
 
     def id_for(self, name: str) -> str:
         """An event id that is the same whenever it is made from the same name."""
-        return str(uuid5(NAMESPACE_URL, f"{self.session_id}/{name}"))
+        return stable_id(self.session_id, name)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from chat.conversation import inputs
+from chat.conversation.draft import interruption
 from chat.conversation.effects import Effect, StartTurn, StopTurn
 from chat.conversation.open_turn import OpenTurn, object_or_text, to_json
 from chat.conversation.state import Effects, IllegalInput, State
@@ -74,10 +75,7 @@ def turn_failed(state: State, it: inputs.TurnFailed) -> Effects:
 def opened(state: State, it: inputs.Opened) -> Effects:
     """Mark the turns that died with their container, so that nobody waits for them."""
     for turn_id in state.history.unfinished():
-        # Two containers that open the session one after the other mark the same turn with the same event.
-        event_id = state.id_for(f"{turn_id}/interrupted")
-        metadata = {"reason": "error", "usage": msgspec.to_builtins(wire.Usage()), "interrupted": True}
-        yield state.record("assistant", "", turn_id, metadata, event_id)
+        yield state.keep(interruption(state.session_id, turn_id, state.now()))
 
 
 # Steps that the machine's parts share

@@ -1,20 +1,26 @@
 """Write-behind to the store: chat never waits for a write, and `saved` is told only after one is committed."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from chat.durability.courier import Courier
+from chat.backoff import backoff
+from chat.durability.courier import FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS, Courier
+from chat.durability.drafts import Drafts, Speaker
 from chat.durability.shelf import Shelf
 from chat.durability.spool import Spool
 from chat.metrics import Metrics
 from infra.records import Event, Mode, utc_now
-from infra.store import Store, StoreMisconfigured, StoreRefused, StoreUnavailable
+from infra.store import Store, StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable
 from infra.telemetry import get_logger
 
 BATCH_EVENTS = 500
 GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.25
 """A commit costs the same for one event as for many: the first waits so long for company, longer for a far store."""
+
+INTERRUPTED_EVENTS = 1000
+"""How many of a session's latest events are looked at to tell how far an interrupted turn was stored."""
 
 Written = Event | tuple[str, Mode]
 """An event, or a session's mode."""
@@ -33,10 +39,11 @@ class _Entry(msgspec.Struct, frozen=True):
 class Journal:
     """All sessions' events on their way to the store, in the order in which they were recorded."""
 
-    def __init__(self, store: Store, metrics: Metrics, *, max_events: int) -> None:
+    def __init__(self, store: Store, metrics: Metrics, *, max_events: int, drafts: Drafts | None = None) -> None:
         """`max_events` may wait for the store; past it `is_full`, and the door takes no new messages.
 
         The turns that run then may still record how they end: it is what they have done that must not be lost.
+        `drafts` keeps what they have said until then.
         """
         self._store = store
         self._metrics = metrics
@@ -50,6 +57,8 @@ class Journal:
             expected=(StoreUnavailable, StoreMisconfigured),
         )
         self._recovered: set[str] = set()
+        self._drafts = drafts
+        self._settling: asyncio.Task[None] | None = None
         metrics.journal_depth.set_function(self._courier.waiting)
         metrics.journal_lag.set_function(self.lag)
 
@@ -67,10 +76,20 @@ class Journal:
     def start(self) -> None:
         """Begin to write, on the running loop."""
         self._courier.start()
+        if self._drafts:
+            self._drafts.start()
+            self._settling = asyncio.create_task(self._settle(self._drafts))
+
+    def speaks(self, speaker: Speaker) -> None:
+        """Note that a session's reply has gone on: its words are kept until they are recorded."""
+        if self._drafts:
+            self._drafts.speaks(speaker)
 
     def record(self, event: Event, through: int, on_saved: Callable[[int], None]) -> None:
         """Store the event soon; then call `on_saved` with the highest `through` of its batch."""
         self._courier.put(_Entry(event, on_saved, through))
+        if self._drafts and event.role == "assistant":
+            self._drafts.recorded(event)
 
     def record_mode(self, session_id: str, mode: Mode) -> None:
         """Store the session's mode soon."""
@@ -91,13 +110,46 @@ class Journal:
         await self._courier.settled()
 
     async def caught_up(self, session_id: str) -> None:
-        """Wait until everything of this session that an earlier process left is stored."""
+        """Wait until everything of this session that an earlier process left is stored.
+
+        Raises:
+            StoreError: the store does not say what of it it has.
+        """
         if session_id in self._recovered:
             await self._courier.caught_up()
+        if self._drafts and session_id in self._drafts.left():
+            await self._interrupt(session_id, self._drafts)
+
+    async def _settle(self, drafts: Drafts) -> None:
+        """Store the words of interrupted replies also where nobody comes back for them."""
+        if left := drafts.left():
+            log.info("taking up interrupted replies", sessions=len(left))
+        attempt = 0
+        while left := drafts.left():
+            try:
+                for session_id in list(left):
+                    await self.caught_up(session_id)
+            except StoreError as error:
+                log.warning("interrupted replies not taken up, will retry", sessions=len(left), cause=str(error))
+                await asyncio.sleep(backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS))
+                attempt += 1
+
+    async def _interrupt(self, session_id: str, drafts: Drafts) -> None:
+        events = await self._store.latest_events(session_id, limit=INTERRUPTED_EVENTS)
+        for event in drafts.interruptions(session_id, events):
+            stored = asyncio.Event()
+            self.record(event, 0, lambda _, stored=stored: stored.set())  # type: ignore[misc]
+            await stored.wait()
+        drafts.settled(session_id)
 
     async def close(self, within: float) -> int:
         """Write what is left for so many seconds; see `Courier.close`."""
-        return await self._courier.close(within)
+        if self._settling:
+            self._settling.cancel()
+        lost = await self._courier.close(within)
+        if self._drafts:
+            await self._drafts.close()
+        return lost
 
     async def _deliver(self, batch: Sequence[_Entry]) -> Sequence[_Entry]:
         await self._append([entry.written for entry in batch if isinstance(entry.written, Event)])
@@ -106,6 +158,10 @@ class Journal:
                 await self._store.set_modes(modes)
             except StoreRefused as error:
                 log.error("modes set aside", sessions=list(modes), cause=str(error))
+        if self._drafts:
+            for entry in batch:
+                if isinstance(entry.written, Event) and entry.written.role == "assistant":
+                    self._drafts.stored(entry.written)
         through: dict[Callable[[int], None], int] = {}
         for entry in batch:
             if entry.on_saved:

@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from chat.conversation.draft import Draft
 from chat.conversation.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
 from chat.conversation.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
 from chat.conversation.machine import Conversation
@@ -69,6 +70,10 @@ class Session:
         """Whether a turn is answered now."""
         return self._conversation.is_running()
 
+    def draft(self) -> Draft | None:
+        """See `Conversation.draft`."""
+        return self._conversation.draft()
+
     async def idle(self) -> None:
         """Wait until no turn runs or waits."""
         while self.is_running():
@@ -114,6 +119,7 @@ class Session:
     def _send(self, effect: Send) -> None:
         frame = effect.frame
         if type(frame) is Token:
+            self._journal.speaks(self)
             for outbox in self.outboxes:
                 outbox.put_token(frame)
             return

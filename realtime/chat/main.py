@@ -109,7 +109,7 @@ async def open_backend(
             reconciler = Reconciler(store, container_id, sessions.is_known, endings, settings.reconcile_seconds)
             closing.push_async_callback(reconciler.close)
             reconciler.start()
-        yield Backend(_create_app(store, sessions, journal, metrics, settings), sessions)
+        yield Backend(_create_app(store, sessions, journal, settings), sessions)
 
 
 def _encode(ended: SessionEnded) -> bytes:
@@ -121,12 +121,12 @@ def _life_of(name: str | None) -> str:
     return f"{name}-{uuid4().hex[:8]}" if name else uuid4().hex
 
 
-def _create_app(store: Store, sessions: Sessions, journal: Journal, metrics: Metrics, settings: Settings) -> FastAPI:
+def _create_app(store: Store, sessions: Sessions, journal: Journal, settings: Settings) -> FastAPI:
     app = FastAPI(title=SERVICE, version=VERSION)
     app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET"])
     app.router.routes.append(
         WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))
     )
-    app.include_router(create_router(store, metrics, sessions.is_draining))
+    app.include_router(create_router(store, sessions))
     app.mount("/", StaticFiles(directory=FRONTEND, html=True))
     return app

@@ -69,6 +69,7 @@ async def test_a_session_and_its_events_can_be_read(serve: Serve) -> None:
             await client.until("saved", through=done["seq"])
             status, row = await get(f"{server.http}/sessions/s1")
             assert status == 200
+            assert (row["live"], row["summarised"]) == (True, False)
             assert {name: row[name] for name in ("user_id", "epoch", "mode", "end_time", "final_summary")} == {
                 "user_id": "ann",
                 "epoch": 1,

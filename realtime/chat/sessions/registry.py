@@ -127,6 +127,14 @@ class Sessions:
         opening = any(asked[0] == session_id for asked in self._opening)
         return opening or session_id in self._live or session_id in self._leaving
 
+    def is_live(self, session_id: str) -> bool:
+        """Whether the session is live here: somebody is in it, or may come back to it."""
+        return session_id in self._live
+
+    def has_summaries(self) -> bool:
+        """Whether the ends of sessions are announced, so that they are summarised."""
+        return self._endings is not None
+
     def is_draining(self) -> bool:
         """Whether this container goes away, and takes no more sockets."""
         return self._closing

@@ -1,7 +1,6 @@
 """The HTTP side: health, reading sessions back, and the page."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,7 +9,8 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
 
-from chat.metrics import CONTENT_TYPE, Metrics
+from chat.metrics import CONTENT_TYPE
+from chat.sessions.registry import Sessions
 from infra.records import SESSION_ID
 from infra.store import Store, StoreError
 from infra.telemetry import get_logger
@@ -34,15 +34,15 @@ SessionId = Annotated[str, PathParameter(pattern=f"^{SESSION_ID.pattern}$")]
 log = get_logger("api")
 
 
-def create_router(store: Store, metrics: Metrics, is_draining: Callable[[], bool]) -> APIRouter:
-    """The routes over one store and the container's numbers; `is_draining` says whether it goes away."""
+def create_router(store: Store, sessions: Sessions) -> APIRouter:
+    """The routes over one store and this container's live sessions."""
     router = APIRouter()
 
     @router.get("/health")
     async def health(response: Response) -> dict[str, Any]:
         """Whether this container can serve: 200, or 503 with the part that fails."""
         healthy = {"status": "healthy", "service": SERVICE, "version": VERSION, "features": FEATURES}
-        if is_draining():
+        if sessions.is_draining():
             response.status_code = 503
             return healthy | {"status": "unhealthy", "failing": ["draining"]}
         try:
@@ -60,25 +60,30 @@ def create_router(store: Store, metrics: Metrics, is_draining: Callable[[], bool
 
         The store is not asked: one that is down would be no reason to lose what waits for it on this container's disk.
         """
-        response.status_code = 503 if is_draining() else 200
-        return {"status": "draining" if is_draining() else "live"}
+        response.status_code = 503 if sessions.is_draining() else 200
+        return {"status": "draining" if sessions.is_draining() else "live"}
 
     @router.get("/metrics")
     async def numbers() -> Response:
         """The container's metrics, for Prometheus."""
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+        return Response(sessions.metrics.exposition(), media_type=CONTENT_TYPE)
 
-    _add_sessions(router, store)
+    _add_sessions(router, store, sessions)
     return router
 
 
-def _add_sessions(router: APIRouter, store: Store) -> None:
+def _add_sessions(router: APIRouter, store: Store, sessions: Sessions) -> None:
     """The routes that read conversations back."""
 
     @router.get("/sessions/{session_id}")
     async def session(session_id: SessionId) -> Response:
-        """The session's row; `end_time`, `duration` and `final_summary` are null until it is summarised."""
-        return _json(await _existing(session_id))
+        """The session's row; `end_time`, `duration` and `final_summary` are null until it is summarised.
+
+        `live` says whether somebody is in it, or may come back to it, in this container; `summarised`, whether this
+        container announces the ends of its sessions, so that a summary can be expected.
+        """
+        row = msgspec.structs.asdict(await _existing(session_id))
+        return _json(row | {"live": sessions.is_live(session_id), "summarised": sessions.has_summaries()})
 
     @router.get("/sessions/{session_id}/events")
     async def events(

@@ -229,6 +229,18 @@ async def test_a_full_disk_keeps_what_was_there(shelf: Shelf[str], spool: Spool,
     assert spooled(folder, "c") == [b"one"]
 
 
+async def test_a_close_writes_what_the_disk_did_not_take_before(
+    shelf: Shelf[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for its next try: the next process finds everything."""
+    monkeypatch.setattr("chat.durability.shelf.RETRY_SECONDS", 3600)
+    with in_somebody_elses_hands(folder):
+        shelf.keep([(1, "one")])
+    assert spooled(folder, "c") == []
+    assert await shelf.close() == 0
+    assert spooled(folder, "c") == [b"one"]
+
+
 async def test_what_cannot_be_encoded_holds_up_nothing(shelf: Shelf[str], folder: Path) -> None:
     """It is told of, and the others are written."""
     with capture_logs() as logs:

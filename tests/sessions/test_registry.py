@@ -129,6 +129,16 @@ async def test_a_session_takes_one_place_and_never_two(house: House, monkeypatch
     assert (await house.refusal(session_id="three")).code == ErrorCode.AT_CAPACITY
 
 
+async def test_a_session_that_is_being_opened_takes_a_place(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes while the last place is being taken is told to come back."""
+    monkeypatch.setattr(house.sessions, "_settings", house.settings.model_copy(update={"max_sessions": 2}))
+    await house.attach(house.client(), "one")
+    gate, (opening,) = await house.held_up(house.attach(house.client(), "two"))
+    assert (await house.refusal(session_id="three")).code == ErrorCode.AT_CAPACITY
+    gate.set()
+    await opening
+
+
 async def test_nothing_is_announced_or_opened_again_before_its_last_event_is_stored(house: House) -> None:
     """The summary and the next epoch are made of what is stored, so both wait for a write on its way."""
     await house.leave_while_answered(Pause())

@@ -138,6 +138,34 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     await store.close()
 
 
+async def test_clients_are_told_what_is_saved(room: Room) -> None:
+    """Once the store has the message and the reply, up to the frame that told of the latter."""
+    client = room.joined()
+    room.model.enqueue("Fine.")
+    room.says("one")
+    done = await client.hears("done")
+    async with asyncio.timeout(PATIENCE):
+        while not client.all("saved") or client.all("saved")[-1]["through"] < done["seq"]:
+            await client.hears("saved", len(client.all("saved")) + 1)
+    assert [event.content for event in await room.store.events("s", limit=10)] == ["one", "Fine."]
+
+
+async def test_who_waits_until_nothing_runs_is_told(room: Room) -> None:
+    """After the last turn, and not between two of them."""
+    room.joined()
+    room.model.enqueue("Hel", first := Pause())
+    room.model.enqueue("lo", second := Pause())
+    room.says("one", "two")
+    waiting = asyncio.create_task(room.session.idle())
+    await first.reached.wait()
+    first.set()
+    await second.reached.wait()
+    await turns_of_the_loop()
+    assert not waiting.done()
+    second.set()
+    await asyncio.wait_for(waiting, PATIENCE)
+
+
 async def test_a_model_client_that_cancels_itself_ends_its_turn_and_no_other(room: Room) -> None:
     """The turn cannot tell its own end any more, so it is told for it, and the next one is answered."""
     client = room.joined()

@@ -12,18 +12,19 @@ from pydantic import BaseModel, ConfigDict
 
 from functions.aws import Numbers
 from functions.summary.summarize import Outcome, Summarizer, UnknownSession
-from infra.llm import ModelError
 from infra.records import SessionEnded
 from infra.store import StoreError
 from infra.telemetry import get_logger
 
 SQS_PATH = "/sqs"
 """Where a batch of the queue is posted. API Gateway has no route to it."""
-STATUS: dict[type[Exception], int] = {ValueError: 400, UnknownSession: 409, ModelError: 502, StoreError: 503}
+STATUS: dict[type[Exception], int] = {ValueError: 400, UnknownSession: 409, StoreError: 503}
 """How a message that came by HTTP is answered when it failed: as the Edge function does."""
 
-FAILED = "Failed"
-"""The number beside `Written`, `Repeated` and `Stale`."""
+MOST_RECEIVES = 5
+"""How often the queue delivers a message before it is a dead letter: `maxReceiveCount` in `infra/aws/queues.yml`."""
+FAILED, DROPPED = "Failed", "Dropped"
+"""The numbers beside those of the outcomes."""
 
 log = get_logger("summary")
 
@@ -35,6 +36,12 @@ class Record(BaseModel):
 
     messageId: str  # noqa: N815 - Lambda's name
     body: str
+    attributes: dict[str, str] = {}
+
+    def receive(self) -> int:
+        """How often the queue has delivered this record, from 1."""
+        count = self.attributes.get("ApproximateReceiveCount", "")
+        return int(count) if count.isdecimal() else 1
 
 
 class Batch(BaseModel):
@@ -57,16 +64,22 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers
             ready = await summarizer()
         except Exception as error:
             log.error("batch failed", records=len(batch.Records), cause=str(error))
-            numbers.count({FAILED: len(batch.Records)})
-            raise
-        outcomes = await asyncio.gather(*(_take(ready, record) for record in batch.Records))
-        numbers.count(Counter(FAILED if outcome is None else outcome.name.capitalize() for outcome in outcomes))
-        failed = [record.messageId for record, outcome in zip(batch.Records, outcomes, strict=True) if outcome is None]
-        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+            if not isinstance(error, StoreError):
+                numbers.count({FAILED: len(batch.Records)})
+                raise
+            taken = [_failed(record, error) for record in batch.Records]
+        else:
+            taken = await asyncio.gather(*(_take(ready, record) for record in batch.Records))
+        numbers.count(Counter(number for number, _ in taken))
+        again = [record.messageId for record, (_, again) in zip(batch.Records, taken, strict=True) if again]
+        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in again]}
 
     @app.post("/summary")
     async def summary(request: Request) -> JSONResponse:
-        """Handle one `SessionEnded` that comes by HTTP; with any answer but 200 it should be sent again."""
+        """Handle one `SessionEnded` that comes by HTTP; with any answer but 200 it should be sent again.
+
+        The caller does not come back to have a plain summary improved.
+        """
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not secret or not secrets.compare_digest(given.encode(), secret.encode()):
             return JSONResponse({"error": "HANDOFF_SECRET is not set, or not what was sent"}, 401)
@@ -82,17 +95,33 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers
             numbers.count({FAILED: 1})
             return JSONResponse({"error": str(error) if status != 500 else "unexpected"}, status)
         numbers.count({outcome.name.capitalize(): 1})
-        return JSONResponse({"outcome": outcome.value})
+        return JSONResponse({"outcome": (Outcome.WRITTEN if outcome is Outcome.PLAIN else outcome).value})
 
     return app
 
 
-async def _take(summarizer: Summarizer, record: Record) -> Outcome | None:
-    """What the record led to. None if it failed: then it comes again, and in the end to the dead-letter queue."""
+async def _take(summarizer: Summarizer, record: Record) -> tuple[str, bool]:
+    """What the record led to, as it is counted, and whether it must come again."""
     try:
-        return await summarizer.summarize(SessionEnded.from_json(record.body))
-    except (ValueError, UnknownSession, StoreError, ModelError) as error:
+        outcome = await summarizer.summarize(SessionEnded.from_json(record.body), record.receive())
+    except StoreError as error:
+        return _failed(record, error)
+    except (ValueError, UnknownSession) as error:
         log.error("record failed", message_id=record.messageId, cause=str(error))
+        return FAILED, True
     except Exception:
         log.exception("record failed", message_id=record.messageId)
-    return None
+        return FAILED, True
+    return outcome.name.capitalize(), outcome is Outcome.PLAIN
+
+
+def _failed(record: Record, error: StoreError) -> tuple[str, bool]:
+    """A record that the store failed comes again, but is no dead letter: nothing is wrong with the message.
+
+    Its session stays open, and so it is announced again, by its container or by the sweep.
+    """
+    if record.receive() < MOST_RECEIVES:
+        log.error("record failed", message_id=record.messageId, cause=str(error))
+        return FAILED, True
+    log.error("record dropped, its session will be announced again", message_id=record.messageId, cause=str(error))
+    return DROPPED, False

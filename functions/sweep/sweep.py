@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable
 from infra.records import Orphan, SessionEnded, utc_now
-from infra.store import Store
+from infra.store import Store, StoreError
 from infra.telemetry import get_logger
 
 PAGE = 100
@@ -23,9 +23,9 @@ log = get_logger("sweep")
 class Sweeper:
     """Sweeps one store into one hand-off.
 
-    It changes nothing itself: a session is an orphan until the summary function has ended it. So a sweep may be cut
-    off, or run beside another. What is handed off twice is summarised once, and a session that was opened again in the
-    meantime has another epoch, for which the message is too old.
+    A session is an orphan until the summary function has ended it, and a sweep only notes that it was handed off, to
+    do so more and more seldom. So a sweep may be cut off, or run beside another. What is handed off twice is summarised
+    once, and a session that was opened again in the meantime has another epoch, for which the message is too old.
     """
 
     def __init__(self, store: Store, handoff: Handoff, dead_after_seconds: float) -> None:
@@ -74,4 +74,10 @@ class Sweeper:
         taken = [ended for ended in batch if ended not in refused]
         for ended in taken:
             log.info("handed off", session_id=ended.session_id, epoch=ended.epoch)
+        handed = {ended.session_id for ended in taken}
+        try:
+            for session_id in await self._store.note_announced([it for it in orphans if it.session_id in handed]):
+                log.error("not ended, and not announced any more", session_id=session_id)
+        except StoreError as error:  # the next sweep hands them off once more
+            log.warning("not noted", cause=str(error))
         return len(taken)

@@ -45,6 +45,10 @@ def storable(value: Any) -> Any:
     return value
 
 
+MOST_ANNOUNCEMENTS = 8
+"""How often the end of one session is announced, over two days. The migrations have the same number."""
+
+
 class Store(Protocol):
     """Sessions and their events. Every verb may raise `StoreUnavailable`; times are timezone-aware.
 
@@ -101,6 +105,13 @@ class Store(Protocol):
             Whether this call ended it. False for a repeated or a stale one, which change nothing.
         """
 
+    async def improve_summary(self, session_id: str, epoch: int, *, old: str, new: str) -> bool:
+        """Put another summary in the place of this one, if the session has ended and is still at this epoch.
+
+        Returns:
+            Whether it was. False where somebody else has changed the row.
+        """
+
     async def user_stats(self, user_id: str) -> UserStats:
         """The user's own figures; zeros and None for an unknown user."""
 
@@ -114,11 +125,21 @@ class Store(Protocol):
         """Open sessions whose container departed, never beat, or last beat before this moment.
 
         The oldest `last_time` comes first. Sessions that were never in a container, as those of adopted tables, are
-        nobody's orphans.
+        nobody's orphans. Those whose end was announced lately, or often enough, are left out: see `note_announced`.
         """
 
     async def open_sessions(self, container_id: str, *, limit: int) -> list[Orphan]:
-        """The container's sessions that have no end, the longest silent first."""
+        """The container's sessions that have no end, the longest silent first; some left out, as in `orphans`."""
+
+    async def note_announced(self, announced: Sequence[Orphan]) -> list[str]:
+        """Note that the ends of these were announced once more.
+
+        Each is due again after 30 s, then after four times as long as the last time, and never again after the
+        `MOST_ANNOUNCEMENTS`th, unless the session is opened again.
+
+        Returns:
+            The ids of those that will not be announced any more.
+        """
 
     async def close(self) -> None:
         """Let go of connections and threads. The store is of no use afterwards."""

@@ -12,9 +12,16 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from infra.records import Event, Mode, Orphan, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, UserStats, utc_now
 from infra.sqlite import Database
-from infra.store.base import NotYours, StoreMisconfigured, StoreRefused, StoreUnavailable, storable
+from infra.store.base import (
+    MOST_ANNOUNCEMENTS,
+    NotYours,
+    StoreMisconfigured,
+    StoreRefused,
+    StoreUnavailable,
+    storable,
+)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 5.0
@@ -62,7 +69,7 @@ class SqliteStore:
                 INSERT INTO sessions (session_id, user_id, start_time, container_id) VALUES (?, ?, ?, ?)
                 ON CONFLICT (session_id) DO UPDATE SET
                     epoch = epoch + 1, container_id = excluded.container_id,
-                    end_time = NULL, duration = NULL, final_summary = NULL
+                    end_time = NULL, duration = NULL, final_summary = NULL, announced = 0, announced_at = NULL
                 WHERE user_id = excluded.user_id
                 RETURNING *
                 """,
@@ -156,6 +163,15 @@ class SqliteStore:
             )
         )
 
+    async def improve_summary(self, session_id: str, epoch: int, *, old: str, new: str) -> bool:
+        """See `Store.improve_summary`."""
+        query = """
+            UPDATE sessions SET final_summary = ?
+            WHERE session_id = ? AND epoch = ? AND end_time IS NOT NULL AND final_summary = ?
+            """
+        values = (storable(new), session_id, epoch, storable(old))
+        return await self._run(lambda db: db.execute(query, values).rowcount == 1)
+
     async def user_stats(self, user_id: str) -> UserStats:
         """See `Store.user_stats`."""
         row = await self._run(
@@ -214,6 +230,8 @@ class SqliteStore:
                 (SELECT e.timestamp FROM events e WHERE e.session_id = s.session_id ORDER BY e.id DESC LIMIT 1),
                 s.start_time) AS last_time
             FROM sessions s WHERE s.end_time IS NULL AND {condition}
+                AND (s.announced = 0 OR (s.announced < {MOST_ANNOUNCEMENTS}
+                    AND julianday(s.announced_at) + 30.0 / 86400 * (1 << (2 * s.announced - 2)) < julianday('now')))
             ORDER BY last_time, s.session_id LIMIT ?
             """
         rows = await self._run(lambda db: db.execute(query, (value, limit)).fetchall())
@@ -225,6 +243,20 @@ class SqliteStore:
             )
             for row in rows
         ]
+
+    async def note_announced(self, announced: Sequence[Orphan]) -> list[str]:
+        """See `Store.note_announced`."""
+        now = _text(utc_now())
+        query = """
+            UPDATE sessions SET announced = announced + 1, announced_at = ?
+            WHERE session_id = ? AND epoch = ? AND end_time IS NULL RETURNING session_id, announced
+            """
+
+        def note(db: sqlite3.Connection) -> list[str]:
+            rows = [db.execute(query, (now, it.session_id, it.epoch)).fetchone() for it in announced]
+            return [row["session_id"] for row in rows if row and row["announced"] >= MOST_ANNOUNCEMENTS]
+
+        return await self._run(note)
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -254,7 +286,8 @@ def _append(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     )
     db.executemany(
         """
-        UPDATE sessions SET end_time = NULL, duration = NULL, final_summary = NULL
+        UPDATE sessions
+        SET end_time = NULL, duration = NULL, final_summary = NULL, announced = 0, announced_at = NULL
         WHERE session_id = ? AND end_time < ?
         """,
         [(session_id, moment) for _, session_id, _, _, _, moment, _ in rows],
@@ -262,7 +295,7 @@ def _append(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _session(row: sqlite3.Row) -> Session:
-    fields = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates its values
+    fields = {name: row[name] for name in Session.__struct_fields__}
     return Session(
         **fields | {"start_time": datetime.fromisoformat(row["start_time"]), "end_time": _moment(row["end_time"])}
     )

@@ -22,7 +22,7 @@ from infra.store.base import NotYours, StoreError, StoreMisconfigured, StoreRefu
 from infra.store.supabase_errors import MIGRATE, check
 from infra.telemetry import get_logger
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """What `schema_version()` must answer at least: raised with a migration that this file needs."""
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=60.0)
@@ -225,6 +225,11 @@ class SupabaseStore:
         parameters |= {"p_ended_at": ended_at.isoformat(), "p_summary": storable(summary)}
         return bool(await self._run_in_turn(self._client.rpc("finish_session", parameters)))
 
+    async def improve_summary(self, session_id: str, epoch: int, *, old: str, new: str) -> bool:
+        """See `Store.improve_summary`."""
+        parameters = {"p_session_id": session_id, "p_epoch": epoch, "p_old": storable(old), "p_new": storable(new)}
+        return bool(await self._run_in_turn(self._client.rpc("improve_summary", parameters)))
+
     async def user_stats(self, user_id: str) -> UserStats:
         """See `Store.user_stats`."""
         (row,) = await self._run_in_turn(self._client.rpc("user_stats", {"p_user_id": user_id}))
@@ -255,6 +260,13 @@ class SupabaseStore:
         """See `Store.open_sessions`. Of many, the server's cap on rows may leave the youngest out."""
         parameters = {"p_container_id": container_id, "p_limit": limit}
         return [_orphan(row) for row in await self._run_in_turn(self._client.rpc("open_sessions", parameters))]
+
+    async def note_announced(self, announced: Sequence[Orphan]) -> list[str]:
+        """See `Store.note_announced`."""
+        session_ids, epochs = ",".join(it.session_id for it in announced), ",".join(str(it.epoch) for it in announced)
+        parameters = {"p_session_ids": session_ids, "p_epochs": epochs}
+        given_up: list[str] = await self._run_in_turn(self._client.rpc("note_announced", parameters))
+        return given_up
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from infra.records import Event, Orphan, Role, Session, UserStats
 from infra.store import NotYours, Store, StoreError, StoreRefused
+from infra.store.base import MOST_ANNOUNCEMENTS
 from infra.store.sqlite import SqliteStore
 from infra.store.supabase import SupabaseStore
 from tests.conftest import make_settings
@@ -396,6 +398,23 @@ async def test_the_duration_counts_from_the_first_opening(store: Store) -> None:
     assert row.duration == 420
 
 
+async def test_a_summary_may_be_improved(store: Store) -> None:
+    """Where the session has ended, is at this epoch and has this summary: once, and nothing else changes."""
+    session = await an_open_session(store)
+    ids = session.session_id, session.epoch
+    assert await store.improve_summary(*ids, old="Plain.", new="Better.") is False, "it has not ended"
+    await store.finish_session(*ids, ended_at=DAWN + MINUTE, summary="Plain.")
+    before = await store.session(session.session_id)
+    assert before
+    assert await store.improve_summary(session.session_id, 2, old="Plain.", new="Better.") is False
+    assert await store.improve_summary(*ids, old="Other.", new="Better.") is False
+    assert await store.session(session.session_id) == before
+    assert await store.improve_summary(*ids, old="Plain.", new="Better\0.") is True
+    assert await store.improve_summary(*ids, old="Plain.", new="Best.") is False
+    after = await store.session(session.session_id)
+    assert after == msgspec.structs.replace(before, final_summary="Better\ufffd.")
+
+
 # Containers, and what they leave behind
 
 
@@ -421,6 +440,36 @@ async def end(store: Store, *ours: Session) -> None:
     """Leave no orphans to others."""
     for session in ours:
         await store.finish_session(session.session_id, session.epoch, ended_at=LONG_AGO, summary="")
+
+
+async def test_what_was_announced_is_not_due_at_once(store: Store) -> None:
+    """Neither for its container nor for the sweep; a new opening, a late event and a wrong epoch begin anew."""
+    box = fresh("box")
+    session, other = sorted([await opened_in(store, box), await opened_in(store, box)], key=lambda it: it.session_id)
+    found = await orphans_among(store, session, other)
+    assert await store.note_announced(found[:1]) == []
+    assert await orphans_among(store, session, other) == found[1:]
+    assert await store.open_sessions(box, limit=10) == found[1:]
+    assert await store.note_announced([msgspec.structs.replace(found[1], epoch=2)]) == []
+    assert await orphans_among(store, session, other) == found[1:]
+    again = await store.open_session(found[0].session_id, session.user_id, at=LONG_AGO, container_id=box)
+    assert len(await store.open_sessions(box, limit=10)) == 2
+    await store.note_announced([orphaned(again, LONG_AGO)])
+    await store.finish_session(again.session_id, again.epoch, ended_at=LONG_AGO, summary="")
+    await store.append([an_event(again.session_id, timestamp=LONG_AGO + MINUTE)])
+    assert len(await store.open_sessions(box, limit=10)) == 2
+    await end(store, other)
+    await store.finish_session(again.session_id, again.epoch, ended_at=LONG_AGO + MINUTE, summary="")
+
+
+async def test_nobody_is_announced_for_ever(store: Store) -> None:
+    """The last time says so."""
+    session = await opened_in(store, fresh("box"))
+    (orphan,) = await orphans_among(store, session)
+    noted = [await store.note_announced([orphan]) for _ in range(MOST_ANNOUNCEMENTS)]
+    assert noted == [[]] * (MOST_ANNOUNCEMENTS - 1) + [[session.session_id]]
+    assert await orphans_among(store, session) == []
+    await end(store, session)
 
 
 async def test_a_container_is_dead_when_it_was_not_seen_since(store: Store) -> None:

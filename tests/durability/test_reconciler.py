@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from chat.durability.courier import Courier
 from chat.durability.reconciler import Reconciler
 from infra.records import SessionEnded, utc_now
 from infra.store import StoreUnavailable
+from infra.store.base import MOST_ANNOUNCEMENTS
 from infra.store.sqlite import SqliteStore
+from tests.support.announced import long_ago
 from tests.support.flaky import FlakyStore
 
 
@@ -50,14 +53,23 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def test_a_session_nobody_knows_is_announced_the_second_time(house: House) -> None:
-    """Seen once, its message may be on its way; it is announced again and again until the store has its end."""
+    """Seen once, its message may be on its way; and no more once the store has its end."""
     await house.open("lost")
-    assert await house.look() == []
-    assert await house.look() == [("lost", 1)]
     assert await house.look() == []
     assert await house.look() == [("lost", 1)]
     await house.store.finish_session("lost", 1, ended_at=utc_now(), summary="")
     assert [await house.look(), await house.look()] == [[], []]
+
+
+async def test_what_never_ends_is_announced_more_and_more_seldom(house: House, tmp_path: Path) -> None:
+    """Not every two minutes for ever; the last time the log names it."""
+    await house.open("lost")
+    with capture_logs() as logs:
+        for number in range(1, MOST_ANNOUNCEMENTS + 3):
+            looks = [await house.look() for _ in range(4)]
+            assert looks == [[], [("lost", 1)] if number <= MOST_ANNOUNCEMENTS else [], [], []]
+            long_ago(tmp_path / "realtime.db")
+    assert [line["session_id"] for line in logs if line["log_level"] == "error"] == ["lost"]
 
 
 async def test_who_is_known_or_elsewhere_is_left_alone(house: House) -> None:

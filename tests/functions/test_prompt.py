@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any
 
-import pytest
-
 from functions.summary.prompt import TRANSCRIPT_CHARS, messages_for_model, plain_summary
 from functions.summary.summarize import Outcome, Summarizer
 from infra.llm import ModelError
@@ -92,10 +90,24 @@ async def test_a_model_that_refuses_is_replaced_by_the_plain_summary(settings: S
     assert summary == plain_summary(CONVERSATION, None)
 
 
-async def test_a_model_that_may_work_later_is_left_to_the_queue(settings: Settings) -> None:
-    """A retryable failure is raised, so that the message comes again."""
-    with pytest.raises(ModelError):
-        await summarize(settings, ScriptedModel([ModelError("model_timeout", "late", retryable=True)]))
+async def test_a_bug_in_a_model_client_ends_the_session_as_well(settings: Settings) -> None:
+    """An end and a duration need no model, whatever it does."""
+    assert await summarize(settings, ScriptedModel([RuntimeError("a bug")])) == plain_summary(CONVERSATION, None)
+
+
+async def test_only_a_late_event_makes_a_summary_stale(settings: Settings) -> None:
+    """Handled twice at once, a message of a session that is still at its epoch leads to a repetition, and no more."""
+    store = await SqliteStore.open(settings.data_dir / "realtime.db")
+    await store.open_session("s1", "ann", at=utc_now(), container_id="c")
+    await store.append(CONVERSATION)
+    ended = SessionEnded(session_id="s1", epoch=1, ended_at=utc_now(), reason="closed")
+    summarizer = Summarizer(store, ScriptedModel([pause := Pause(), "First."], ["Second."]))
+    slow = asyncio.create_task(summarizer.summarize(ended))
+    await asyncio.wait_for(pause.reached.wait(), 5)
+    assert await summarizer.summarize(ended) is Outcome.WRITTEN
+    pause.set()
+    assert await slow is Outcome.REPEATED
+    await store.close()
 
 
 async def test_an_event_that_comes_meanwhile_makes_the_summary_stale(settings: Settings) -> None:

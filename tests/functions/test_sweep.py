@@ -22,8 +22,10 @@ from infra.handoff import SQS_BATCH, HandoffUnavailable
 from infra.records import Event, Session, SessionEnded, utc_now
 from infra.settings import SettingsError
 from infra.store import StoreUnavailable
+from infra.store.base import MOST_ANNOUNCEMENTS
 from infra.store.sqlite import SqliteStore
 from infra.telemetry import configure_logging
+from tests.support.announced import long_ago
 from tests.support.flaky import FlakyStore
 from tests.support.queue import Queue
 
@@ -178,8 +180,27 @@ async def test_one_sweep_walks_through_all(house: House, monkeypatch: pytest.Mon
         await house.session(f"s{number:02}", at=DAWN + number * MINUTE)
     assert await house.sweeper.sweep() == 40
     assert [session_id for session_id, *_ in house.announced()] == [f"s{number:02}" for number in range(40)]
+    assert await house.sweeper.sweep() == 0, "handed off just now"
+
+
+async def test_one_sweep_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is there in the next one."""
+    monkeypatch.setattr(functions.sweep.sweep, "PAGE", 7)
     monkeypatch.setattr(functions.sweep.sweep, "MOST", 20)
-    assert await house.sweeper.sweep() == 21
+    for number in range(40):
+        await house.session(f"s{number:02}", at=DAWN + number * MINUTE)
+    assert [await house.sweeper.sweep() for _ in range(3)] == [21, 19, 0]
+
+
+async def test_what_never_ends_is_handed_off_more_and_more_seldom(house: House, tmp_path: Path) -> None:
+    """Not every minute for ever; the last time the log names it."""
+    await house.session("s1")
+    with capture_logs() as logs:
+        for number in range(1, MOST_ANNOUNCEMENTS + 3):
+            assert await house.sweeper.sweep() == (number <= MOST_ANNOUNCEMENTS)
+            assert await house.sweeper.sweep() == 0
+            long_ago(tmp_path / "realtime.db")
+    assert [line["session_id"] for line in logs if line["log_level"] == "error"] == ["s1"]
 
 
 async def test_a_hand_off_that_hangs_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +273,7 @@ def test_each_sweep_is_logged_under_its_own_request(
         db.execute("INSERT INTO sessions (session_id, start_time, container_id) VALUES (?, ?, ?)", row)
     for request_id in ("first", "second"):
         handle(SimpleNamespace(aws_request_id=request_id))
+        long_ago(tmp_path / "realtime.db")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"room": "sweep"' in line]
     assert [(line["event"], line["request_id"]) for line in lines] == [
         (event, request_id) for request_id in ("first", "second") for event in ("handed off", "swept")

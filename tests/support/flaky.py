@@ -93,6 +93,16 @@ class FlakyStore:
         await self._meet_the_weather()
         return await self._store.finish_session(session_id, epoch, ended_at=ended_at, summary=summary)
 
+    async def improve_summary(self, session_id: str, epoch: int, *, old: str, new: str) -> bool:
+        """See `Store.improve_summary`."""
+        await self._meet_the_weather()
+        return await self._store.improve_summary(session_id, epoch, old=old, new=new)
+
+    async def note_announced(self, announced: Sequence[Orphan]) -> list[str]:
+        """See `Store.note_announced`."""
+        await self._meet_the_weather()
+        return await self._store.note_announced(announced)
+
     async def user_stats(self, user_id: str) -> UserStats:
         """See `Store.user_stats`."""
         await self._meet_the_weather()

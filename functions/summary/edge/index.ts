@@ -7,11 +7,13 @@
  *   200 {"outcome": "written" | "repeated" | "stale"}
  *   400 the message is malformed; the error names the field        405 not a POST
  *   401 the secret is not the one that is set, or none is set       409 no such session, or epoch, yet
- *   502 the model failed, and may work later                        503 the store did, or a setting is missing
+ *   503 the store failed, or a setting is missing
+ *
+ * Whatever the model does, the session is ended: where it gives no summary, the plain one is written, and stays.
  */
 
 import { Malformed, readEnded } from "./ended.ts";
-import { ModelError, type ModelSettings } from "./model.ts";
+import type { ModelSettings } from "./model.ts";
 import { Store, StoreError } from "./store.ts";
 import { summarize, UnknownSession } from "./summarize.ts";
 
@@ -20,7 +22,6 @@ class SettingMissing extends Error {}
 const STATUS = new Map<unknown, number>([
   [Malformed, 400],
   [UnknownSession, 409],
-  [ModelError, 502],
   [StoreError, 503],
   [SettingMissing, 503],
 ]);

@@ -17,7 +17,6 @@ export class UnknownSession extends Error {}
  *
  * @throws {UnknownSession} There is nothing to summarise.
  * @throws {StoreError} The store did not answer; the message must come again.
- * @throws {ModelError} The same, for the model.
  */
 export async function summarize(ended: SessionEnded, store: Store, model: ModelSettings | null): Promise<Outcome> {
   const session = await store.session(ended.sessionId);
@@ -41,7 +40,7 @@ export async function summarize(ended: SessionEnded, store: Store, model: ModelS
 async function summaryOf(session: Session, events: Event[], model: ModelSettings | null): Promise<string> {
   const plain = plainSummary(events, session.mode);
   if (!model || !events.some((event) => event.role === "user")) return plain;
-  return folded(await ask(model, messagesForModel(events)) ?? "") || plain;
+  return folded(await ask(model, messagesForModel(events)) ?? "") || plain; // an end needs no model
 }
 
 /** In one line, split where Python splits: its white space is not JavaScript's. */

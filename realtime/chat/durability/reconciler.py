@@ -67,10 +67,14 @@ class Reconciler:
         rows = await self._store.open_sessions(self._container_id, limit=MOST)
         unknown = {(row.session_id, row.epoch): row for row in rows if not self._is_known(row.session_id)}
         forgotten = self._suspects & unknown.keys()
-        for session_id, epoch in forgotten:
-            self._endings.put(_ended(unknown[session_id, epoch]))
-            log.warning("announced again", session_id=session_id, epoch=epoch)
+        again = [unknown[key] for key in forgotten]
+        for row in again:
+            self._endings.put(_ended(row))
+            log.warning("announced again", session_id=row.session_id, epoch=row.epoch)
         self._suspects = unknown.keys() - forgotten
+        if again:
+            for session_id in await self._store.note_announced(again):
+                log.error("not ended, and not announced any more", session_id=session_id)
 
 
 def _ended(row: Orphan) -> SessionEnded:

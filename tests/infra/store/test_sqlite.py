@@ -229,6 +229,8 @@ async def test_the_schema_has_the_columns_that_were_promised(store: SqliteStore,
         ("mode", "TEXT", False),
         ("epoch", "INTEGER", False),
         ("container_id", "TEXT", False),
+        ("announced", "INTEGER", False),
+        ("announced_at", "TEXT", False),
     ]
     assert columns(path, "events") == [
         ("id", "INTEGER", True),

@@ -1,0 +1,3 @@
+-- How often the end of an open session was announced, and when last, so that it is announced more and more seldom.
+ALTER TABLE sessions ADD COLUMN announced INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN announced_at TEXT;

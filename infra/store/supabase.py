@@ -20,6 +20,7 @@ from infra.records import Event, Mode, Orphan, Session, UserStats
 from infra.settings import Settings
 from infra.store.base import NotYours, StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable, storable
 from infra.store.supabase_errors import MIGRATE, check
+from infra.store.supabase_http import ReconnectingClient
 from infra.telemetry import get_logger
 
 SCHEMA_VERSION = 4
@@ -60,7 +61,7 @@ class SupabaseStore:
         key = settings.supabase_key.get_secret_value()
         if not is_service_key(key):
             log.warning("SUPABASE_KEY is not a service key: row-level security will refuse what the server does")
-        http = httpx.AsyncClient(timeout=TIMEOUT, limits=LIMITS, event_hooks={"response": [check]})
+        http = ReconnectingClient(timeout=TIMEOUT, limits=LIMITS, event_hooks={"response": [check]})
         options = AsyncClientOptions(
             httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
         )

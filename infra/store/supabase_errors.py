@@ -53,6 +53,10 @@ def sort(status: int, body: bytes, retry_after: str | None = None) -> StoreError
         return StoreMisconfigured(f"Supabase: a migration is missing ({text}): {MIGRATE}")
     if code == "42501":
         return StoreMisconfigured(f"SUPABASE_KEY: this key may not do the server's work ({text}): use the service key")
+    if code == "PGRST303" and "expired" not in words:  # a token of the gateway's making, from a clock a second ahead
+        return StoreUnavailable(f"Supabase: {text}")
+    if problem.code == "":  # a connection of the server's own pool that PostgreSQL has dropped
+        return StoreUnavailable(f"Supabase: {text}")
     if status == 401 or code.startswith("28"):
         return StoreMisconfigured(f"SUPABASE_KEY: refused ({text})")
     if _is_of(code, _LATER) or status in (408, 425, 429) or (status >= 500 and not _is_of(code, _ROW)):

@@ -13,6 +13,13 @@ from tests.support.gateway import BAD_GATEWAY, Answer, Gateway, too_many
 from tests.support.supabase import Supabase, a_lite, free_port, fresh_database, open_store
 
 
+UNAUTHORIZED = b'{"code":"PGRST303","details":null,"hint":null,"message":"JWT issued at future"}'
+CLOCKS_APART = Answer(
+    b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(UNAUTHORIZED), UNAUTHORIZED)
+)
+
+
 async def test_nobody_answers_at_the_url() -> None:
     """A wrong URL, or a Supabase that stays down: refused in one line that names the variable."""
     with pytest.raises(StoreMisconfigured, match=r"^SUPABASE_URL: no answer within 0 s: Supabase: ConnectError"):
@@ -67,9 +74,9 @@ async def test_a_missing_migration(postgres: Postgres, prepare: str) -> None:
 async def test_a_start_waits_for_a_supabase_that_starts_too(
     supabase: Supabase, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few bad answers at the start are waited out."""
+    """A few bad answers at the start are waited out, a passing 401 of clocks apart among them."""
     monkeypatch.setattr(infra.store.supabase, "RETRY_SECONDS", 0.01)
-    gateway.weather.extend([Answer(BAD_GATEWAY), too_many("0"), Answer(b"")])
+    gateway.weather.extend([Answer(BAD_GATEWAY), too_many("0"), Answer(b""), CLOCKS_APART])
     store = await open_store(gateway.url, supabase.service_key, within=30)
     await store.ping()
     await store.close()

@@ -32,6 +32,9 @@ def body(code: str | None, message: str = "no") -> bytes:
         (400, body("25006"), StoreUnavailable),  # a full disk makes Supabase read-only
         (500, body("40P01"), StoreUnavailable),  # a deadlock
         (503, body("08006"), StoreUnavailable),
+        (401, body("PGRST303", "JWT issued at future"), StoreUnavailable),  # clocks apart by a second
+        (401, body("PGRST303", "JWT not yet valid"), StoreUnavailable),
+        (400, body("", "no connection to the server"), StoreUnavailable),  # a stale pool, after a crash of PostgreSQL
         # Rows
         (409, body("23503"), StoreRefused),
         (409, body("23505"), StoreRefused),
@@ -43,6 +46,7 @@ def body(code: str | None, message: str = "no") -> bytes:
         (413, HTML, StoreRefused),  # a batch too big for the gateway: halved until it fits
         # What somebody must mend
         (401, body("PGRST301"), StoreMisconfigured),
+        (401, body("PGRST303", "JWT expired"), StoreMisconfigured),
         (401, b'{"message":"Invalid API key"}', StoreMisconfigured),
         (401, body("42501"), StoreMisconfigured),
         (403, body("42501"), StoreMisconfigured),

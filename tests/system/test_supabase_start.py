@@ -12,7 +12,6 @@ from infra.store import StoreMisconfigured
 from tests.support.gateway import BAD_GATEWAY, Answer, Gateway, too_many
 from tests.support.supabase import Supabase, a_lite, free_port, fresh_database, open_store
 
-
 UNAUTHORIZED = b'{"code":"PGRST303","details":null,"hint":null,"message":"JWT issued at future"}'
 CLOCKS_APART = Answer(
     b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nConnection: close\r\n"

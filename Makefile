@@ -61,7 +61,6 @@ clean: ## Remove what was installed, but no data
 
 # The Serverless CLI and the fake OpenAI server. Without Node the tests that need them say so and are skipped.
 node_modules/stamp: package.json package-lock.json
-	@mkdir -p node_modules
-	@if command -v npm >/dev/null; then echo "installing the Node tools …"; npm ci --no-audit --no-fund --loglevel=error; \
+	@if command -v npm >/dev/null; then echo "installing the Node tools …" \
+		&& npm ci --no-audit --no-fund --loglevel=error && touch $@; \
 		else echo "npm is not installed: tests that need Node will be skipped"; fi
-	@mkdir -p node_modules && touch $@

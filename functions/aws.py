@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from infra.proxy import prepare_proxies
 from infra.settings import Settings, SettingsError, load_settings
 from infra.telemetry import bind, configure_logging
 
@@ -21,6 +22,7 @@ def start() -> Settings:
     if in_lambda() and not settings.supabase_url:
         raise SettingsError("SUPABASE_URL: needed in AWS Lambda, where a SQLite file would not last")
     configure_logging(settings.log_level, settings.log_format)
+    prepare_proxies(settings)
     return settings
 
 

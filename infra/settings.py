@@ -3,14 +3,27 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from infra.env_file import LIKENESS, misspelt, read_env_file
 
 WhileBusy = Literal["queue", "interrupt", "reject", "merge"]
 
 HEADER_WORD = re.compile(r"[!-~]+")
 """What may stand for a secret in an HTTP header."""
+
+
+URLS = {
+    "supabase_url": "https://abcdefgh.supabase.co",
+    "openai_base_url": "http://localhost:11434/v1",
+    "disconnect_queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/session-ended",
+    "handoff_url": "https://abcdefgh.supabase.co/functions/v1/summary",
+    "aws_endpoint_url": "http://localhost:4566",
+}
+"""The settings that are addresses, each with an example."""
 
 
 class SettingsError(Exception):
@@ -44,6 +57,7 @@ class Settings(BaseModel):
     replay_bytes: int = Field(default=256 * 1024, ge=0)
     slow_reader_seconds: float = Field(default=20, gt=0)
     ping_seconds: float = Field(default=20, gt=0)
+    keep_alive_seconds: int = Field(default=130, ge=1)
 
     # The conversation
     while_busy: WhileBusy = "queue"
@@ -79,16 +93,36 @@ class Settings(BaseModel):
         origins = [origin.strip() for origin in self.allowed_origins.split(",") if origin.strip()]
         return ["*"] if "*" in origins else origins
 
+    @property
+    def model(self) -> str:
+        """The model, and where it is asked: for people, without a key."""
+        if self.llm_provider == "demo":
+            return "demo"
+        return f"{self.llm_model} at {urlsplit(self.openai_base_url or 'https://api.openai.com').hostname}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Words in whatever case; and a key alone chooses its provider."""
+        words = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is Literal}
+        meant = {
+            name: value.strip().lower() if name in words and isinstance(value, str) else value
+            for name, value in given.items()
+        }
+        if not meant.get("llm_provider") and (meant.get("openai_api_key") or meant.get("openai_base_url")):
+            meant["llm_provider"] = "openai"
+        return meant
+
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
-        if self.supabase_url and not self.supabase_url.startswith(("http://", "https://")):
-            raise ValueError("SUPABASE_URL: must begin with https://, for example https://abcdefgh.supabase.co")
+        for name, example in URLS.items():
+            value = getattr(self, name)
+            if value and not (value.startswith(("http://", "https://")) and urlsplit(value).hostname):
+                raise ValueError(f"{name.upper()}: must begin with https:// (or http://), for example {example}")
         if self.supabase_url and not self.supabase_key:
             raise ValueError("SUPABASE_KEY: needed with SUPABASE_URL; take the project's secret (service) key")
         if self.supabase_key and not self.supabase_url:
             raise ValueError("SUPABASE_URL: needed with SUPABASE_KEY; without both, sessions are kept in SQLite")
-        if self.handoff_url and not self.handoff_url.startswith(("http://", "https://")):
-            raise ValueError("HANDOFF_URL: must begin with https://, for example https://…/functions/v1/summary")
         if self.handoff_url and self.disconnect_queue_url:
             raise ValueError("HANDOFF_URL: set this or DISCONNECT_QUEUE_URL, not both")
         if self.handoff_url and not self.handoff_secret:
@@ -100,7 +134,7 @@ class Settings(BaseModel):
         if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
             raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
         if self.llm_provider == "openai" and not self.llm_model:
-            raise ValueError("LLM_MODEL: needed when LLM_PROVIDER=openai, for example gpt-4o-mini")
+            raise ValueError("LLM_MODEL: needed with OPENAI_API_KEY or OPENAI_BASE_URL, for example gpt-4o-mini")
         return self
 
 
@@ -110,22 +144,27 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
     Raises:
         SettingsError: a value is wrong or missing. Values are left out of the message: some are secrets.
     """
-    found = {name.lower(): value for name, value in (*_in_file(env_file).items(), *os.environ.items()) if value}
+    try:
+        in_file = read_env_file(env_file)
+    except UnicodeDecodeError:
+        raise SettingsError(f"{env_file}: this file is not UTF-8 text") from None
+    if problems := [f"{name}: unknown, did you mean {known}?" for name, known in misspelt(in_file, _known())]:
+        raise SettingsError(f"{env_file}: {'; '.join(problems)}")
+    found = {name.lower(): value for name, value in (*in_file.items(), *os.environ.items()) if value}
     try:
         return Settings.model_validate({name: found[name] for name in Settings.model_fields if name in found})
     except ValidationError as error:
         raise SettingsError("; ".join(_line(problem["loc"], problem["msg"]) for problem in error.errors())) from None
 
 
-def _in_file(path: Path | None) -> dict[str, str | None]:
-    if path is None or not path.is_file():
-        return {}
-    from dotenv import dotenv_values  # here, as AWS Lambda has no file, and an import delays its cold start
+def unread(env_file: Path = Path(".env")) -> list[str]:
+    """A line for each name in the file that is no setting, though it looks like one."""
+    names = misspelt(read_env_file(env_file), _known(), LIKENESS)
+    return [f"{name} in {env_file} is no setting of this server (the nearest is {known})" for name, known in names]
 
-    try:
-        return dotenv_values(path, encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path}: this file is not UTF-8 text") from None
+
+def _known() -> set[str]:
+    return {name.upper() for name in Settings.model_fields}
 
 
 def _line(loc: tuple[int | str, ...], message: str) -> str:

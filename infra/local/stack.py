@@ -4,6 +4,7 @@ It starts the halves by name, as the cloud does, and imports neither: the contai
 handler strings of `serverless.yml`.
 """
 
+import http.client
 import importlib
 import logging
 import os
@@ -26,7 +27,10 @@ import yaml
 
 from infra.handoff import sqs_client
 from infra.local.event_source import EventSource, Handler
+from infra.local.server import is_listening
 from infra.local.timer import Timer
+from infra.port import taken
+from infra.proxy import prepare_proxies
 from infra.settings import Settings, SettingsError, load_settings
 from infra.telemetry import configure_logging
 
@@ -55,6 +59,13 @@ def main() -> int:
         print(f"cannot start: {error}", file=sys.stderr)
         return 2
     configure_logging(settings.log_level, settings.log_format)
+    try:
+        prepare_proxies(settings)
+        if is_listening(settings.port):
+            raise SettingsError(taken(settings.host, settings.port))
+    except SettingsError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 2
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -62,6 +73,7 @@ def main() -> int:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)  # the terminal was closed
     return run(settings, stopping)
 
 
@@ -143,11 +155,20 @@ def load_handler(function: str) -> Handler:
 
 
 def start_container(settings: Settings) -> subprocess.Popen[bytes]:
-    """Start the realtime container's process, in a session of its own: Ctrl-C is ours to pass on."""
+    """Start the realtime container's process, in a session of its own: Ctrl-C is ours to pass on.
+
+    It goes when we do, however we go: it reads the one end of a pipe whose other end nobody has but us.
+    """
+    theirs, _ours = os.pipe()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "realtime"), str(ROOT)])}
     if "drain_seconds" not in settings.model_fields_set:
         environment |= {"DRAIN_SECONDS": str(LOCAL_DRAIN_SECONDS)}
-    return subprocess.Popen([sys.executable, "-m", "chat"], env=environment, start_new_session=True)
+    environment["PARENT_FD"] = str(theirs)
+    container = subprocess.Popen(
+        [sys.executable, "-m", "chat"], env=environment, start_new_session=True, pass_fds=[theirs]
+    )
+    os.close(theirs)
+    return container
 
 
 def wait_until_healthy(settings: Settings, container: subprocess.Popen[bytes], stopping: threading.Event) -> bool:
@@ -159,7 +180,7 @@ def wait_until_healthy(settings: Settings, container: subprocess.Popen[bytes], s
                 return True
         except urllib.error.HTTPError as error:
             error.close()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             pass
         if time.monotonic() > deadline:
             print(f"cannot start: no answer from the container within {START_SECONDS:g} s", file=sys.stderr)
@@ -190,7 +211,7 @@ def _welcome(settings: Settings) -> str:
         "health": f"{base}/health",
         "queue": f"{settings.disconnect_queue_url}  (SQS, emulated by moto)",
         "data": settings.supabase_url or settings.data_dir.resolve() / "realtime.db",
-        "model": settings.llm_provider,
+        "model": settings.model,
     }
     if settings.handoff_url:
         lines["queue"] = f"none: ended sessions are handed to {settings.handoff_url}"

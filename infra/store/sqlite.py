@@ -33,8 +33,10 @@ T = TypeVar("T")
 class SqliteStore:
     """A `Store` in one file. Open it with `SqliteStore.open`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, path: Path) -> None:
         self._database = database
+        self._path = path
+        self._file = _identity(path)
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -45,7 +47,7 @@ class SqliteStore:
         """
         schema = [file.read_text() for file in sorted(MIGRATIONS.glob("*.sql"))]
         try:
-            return cls(await Database.open(path, schema, busy_seconds=BUSY_SECONDS))
+            return cls(await Database.open(path, schema, busy_seconds=BUSY_SECONDS), path)
         except (OSError, sqlite3.Error) as error:
             raise StoreMisconfigured(f"DATA_DIR: cannot use {path}: {error}") from error
 
@@ -58,7 +60,9 @@ class SqliteStore:
             raise StoreUnavailable(f"SQLite: {error}") from error
 
     async def ping(self) -> None:
-        """See `Store.ping`. Reads a table: an open handle on a deleted schema must not pass for health."""
+        """See `Store.ping`. An open file that was moved away or deleted, or has lost its tables, is no store."""
+        if _identity(self._path) != self._file:
+            raise StoreUnavailable(f"SQLite: {self._path} was moved or deleted")
         await self._run(lambda db: db.execute("SELECT 1 FROM sessions LIMIT 1").fetchone())
 
     async def open_session(self, session_id: str, user_id: str, *, at: datetime, container_id: str) -> Session:
@@ -261,6 +265,15 @@ class SqliteStore:
     async def close(self) -> None:
         """See `Store.close`."""
         await self._database.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is, on which device; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _text(moment: datetime) -> str:

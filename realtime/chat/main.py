@@ -22,10 +22,12 @@ from chat.sessions.registry import Sessions
 from chat.sessions.turn import TurnKit
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
-from chat.web.api import FRONTEND, SERVICE, VERSION, create_router
+from chat.web.api import FRONTEND, VERSION, create_router
 from chat.web.endpoint import SessionSocket
+from chat.web.head import HeadAsGet
 from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable, open_handoff
 from infra.llm import Model, open_model
+from infra.port import SERVICE
 from infra.records import SessionEnded
 from infra.settings import Settings
 from infra.store import Store, open_store
@@ -122,7 +124,9 @@ def _life_of(name: str | None) -> str:
 
 
 def _create_app(store: Store, sessions: Sessions, journal: Journal, settings: Settings) -> FastAPI:
-    app = FastAPI(title=SERVICE, version=VERSION)
+    # No pages of documentation: FastAPI's load their scripts from elsewhere. /openapi.json is ours.
+    app = FastAPI(title=SERVICE, version=VERSION, docs_url=None, redoc_url=None)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET"])
     app.router.routes.append(
         WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -14,12 +15,18 @@ import uvloop
 
 from chat.main import Backend, open_backend
 from chat.web.connection import Connection
-from infra.settings import Settings, SettingsError, load_settings
+from infra.port import taken
+from infra.proxy import prepare_proxies
+from infra.settings import Settings, SettingsError, load_settings, unread
 from infra.store import StoreMisconfigured
 from infra.telemetry import configure_logging, get_logger
 
 CANNOT_START = 2
 """The exit code where a setting, the port or the store stands in the way; one line on standard error says which."""
+
+
+PARENT_FD = "PARENT_FD"
+"""The variable by which the local stack names the pipe that ties this process to it."""
 
 
 class Server(uvicorn.Server):
@@ -68,6 +75,7 @@ def create_server(backend: Backend, settings: Settings) -> Server:
             ws_per_message_deflate=False,  # costs more than it saves on frames of a hundred bytes
             ws_ping_interval=settings.ping_seconds,
             ws_ping_timeout=settings.ping_seconds,
+            timeout_keep_alive=settings.keep_alive_seconds,  # a balancer must not find it closed
             timeout_graceful_shutdown=1,
             lifespan="off",
             log_config=None,
@@ -90,6 +98,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(taken(host, port)) from None
         raise SettingsError(f"HOST, PORT: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from None
     return listener
 
@@ -105,14 +115,28 @@ def spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
+def leave_with_parent(server: Server, fd: int) -> None:
+    """Leave when whoever started us is gone: the other end of this pipe is theirs, and closes with them."""
+    loop = asyncio.get_running_loop()
+
+    def closed() -> None:
+        loop.remove_reader(fd)
+        server.leave()
+
+    loop.add_reader(fd, closed)
+
+
 async def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     with listen(settings.host, settings.port) as listener:
         async with open_backend(settings) as backend:
             host, port = listener.getsockname()[:2]
-            get_logger("main").info("serving", host=host, port=port, model=settings.llm_provider)
+            get_logger("main").info("serving", host=host, port=port, model=settings.model)
             spare_the_collector()
-            await create_server(backend, settings).serve(sockets=[listener])
+            server = create_server(backend, settings)
+            if parent := os.environ.get(PARENT_FD):
+                leave_with_parent(server, int(parent))
+            await server.serve(sockets=[listener])
     get_logger("main").info("stopped")  # the last line, so that the log of a process that was killed shows that it was
 
 
@@ -121,6 +145,9 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format)
+        prepare_proxies(settings)
+        for line in unread():
+            get_logger("main").warning(line)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except (SettingsError, StoreMisconfigured) as error:

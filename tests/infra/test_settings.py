@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import Settings, SettingsError, load_settings
+from infra.settings import URLS, Settings, SettingsError, load_settings, unread
 
 EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 SECRET = "sk-do-not-print-me"
@@ -79,6 +79,7 @@ def test_several_wrong_values_are_all_named(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"LLM_PROVIDER": "openai", "LLM_MODEL": "m"}, "OPENAI_API_KEY: "),
         ({"LLM_PROVIDER": "openai", "OPENAI_API_KEY": SECRET}, "LLM_MODEL: "),
+        ({"OPENAI_API_KEY": SECRET}, "LLM_MODEL: "),
         ({"OPENAI_API_KEY": SECRET, "PORT": "x"}, "PORT: "),
     ],
 )
@@ -98,8 +99,74 @@ def test_an_openai_compatible_model_needs_a_key_or_an_address(key: str, monkeypa
     assert load_settings(None).llm_provider == "openai"
 
 
+def test_a_key_alone_chooses_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who has set one means the demo, unless they say so."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("LLM_MODEL", "m")
+    settings = load_settings(None)
+    assert (settings.llm_provider, settings.model) == ("openai", "m at api.openai.com")
+    monkeypatch.setenv("LLM_PROVIDER", "demo")
+    assert (load_settings(None).llm_provider, load_settings(None).model) == ("demo", "demo")
+
+
+def test_where_a_model_is_asked_is_told_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address may hold a user and a password."""
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{SECRET}@gpu.example:8080/v1?key={SECRET}")
+    monkeypatch.setenv("LLM_MODEL", "m")
+    assert load_settings(None).model == "m at gpu.example"
+
+
+@pytest.mark.parametrize("name", URLS)
+@pytest.mark.parametrize("value", ["foo", "localhost:1234/v1", "https://", "ftp://localhost"])
+def test_what_is_no_address_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is sent to nowhere; one that is, passes."""
+    for other, example in {"llm_model": "m", "handoff_secret": "s", "supabase_key": "k"}.items():
+        monkeypatch.setenv(other, example)
+    if name != "supabase_url":
+        monkeypatch.setenv("supabase_url", URLS["supabase_url"])
+    monkeypatch.setenv(name, value)
+    assert refusal().startswith(f"{name.upper()}: must begin with https:// (or http://), for example {URLS[name]}")
+    monkeypatch.setenv(name, URLS[name])
+    assert getattr(load_settings(None), name) == URLS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("LOG_LEVEL", "INFO", "info"),
+        ("LLM_PROVIDER", " Demo ", "demo"),
+        ("LOG_FORMAT", "JSON", "json"),
+        ("WHILE_BUSY", "Merge", "merge"),
+    ],
+)
+def test_words_count_in_whatever_case(name: str, value: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs write theirs in capitals."""
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(None), name.lower()) == meant
+
+
+@pytest.mark.parametrize(("name", "meant"), [("LLM_PROVIDR", "LLM_PROVIDER"), ("linger_second", "LINGER_SECONDS")])
+def test_a_misspelt_name_in_the_file_is_refused(tmp_path: Path, name: str, meant: str) -> None:
+    """It would be ignored without a word; the line has the name that was meant."""
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{name}=1\n")
+    with pytest.raises(SettingsError, match=rf"{name}: unknown, did you mean {meant}\?$"):
+        load_settings(env_file)
+
+
+def test_a_name_of_others_in_the_file_is_no_mistake(tmp_path: Path) -> None:
+    """One that looks like ours gets a line in the log, with the nearest of ours; the rest is nobody's business."""
+    env_file = tmp_path / ".env"
+    env_file.write_text("SUPABASE_ANON_KEY=1\nTEST_SUPABASE_URL=1\nAWS_PROFILE=x\nSTRIPE_TOKEN=1\n")
+    assert load_settings(env_file) == Settings()
+    assert unread(env_file) == [
+        f"SUPABASE_ANON_KEY in {env_file} is no setting of this server (the nearest is SUPABASE_KEY)"
+    ]
+
+
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in what is printed of the settings nor of a field."""
+    monkeypatch.setenv("LLM_MODEL", "m")
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     settings = load_settings(None)
     assert SECRET not in f"{settings} {settings!r} {settings.openai_api_key}"

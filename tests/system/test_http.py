@@ -1,6 +1,8 @@
 """Health, and reading sessions back."""
 
+import asyncio
 import json
+import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -8,8 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from infra.settings import Settings
 from tests.conftest import Serve
 from tests.support.client import ChatClient
 
@@ -29,7 +33,6 @@ HEALTHY = {
 
 async def get(url: str) -> tuple[int, Any]:
     """The status and the JSON body, fetched on a thread."""
-    import asyncio
 
     def fetch() -> tuple[int, Any]:
         try:
@@ -47,6 +50,53 @@ async def test_health_is_exactly_this(serve: Serve) -> None:
     async with serve() as server:
         status, body = await get(f"{server.http}/health")
     assert (status, json.dumps(body)) == (200, json.dumps(HEALTHY))
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/live", "/metrics", "/sessions/s1", "/sessions/s1/events", "/openapi.json", "/"]
+)
+async def test_head_is_answered_as_get_is(serve: Serve, path: str) -> None:
+    """The same status and headers, and no body: what asks whether we are there must not hear 404."""
+    async with serve() as server, httpx.AsyncClient(base_url=server.http) as client:
+        async with await ChatClient.connect(server.url) as visitor:
+            await visitor.until("ready")
+            wanted, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (wanted.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == wanted.headers["content-type"]
+
+
+async def test_the_answers_have_types_and_the_docs_no_scripts_from_elsewhere(serve: Serve) -> None:
+    """`/openapi.json` describes what is sent, field by field; pages that load from a CDN are not there."""
+    async with serve() as server:
+        _, described = await get(f"{server.http}/openapi.json")
+        assert [(await get(f"{server.http}{path}"))[0] for path in ("/docs", "/redoc")] == [404, 404]
+        async with await ChatClient.connect(server.url) as client:
+            await client.say("hello")
+            done = await client.until("done")
+            await client.until("saved", through=done["seq"])
+        for path, schema, sent in (
+            ("/sessions/{session_id}", "Session", (await get(f"{server.http}/sessions/s1"))[1]),
+            ("/sessions/{session_id}/events", "Event", (await get(f"{server.http}/sessions/s1/events"))[1][0]),
+            ("/health", "Health", HEALTHY | {"failing": []}),
+        ):
+            answer = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+            assert f"#/components/schemas/{schema}" in json.dumps(answer)
+            assert set(described["components"]["schemas"][schema]["properties"]) == set(sent)
+
+
+async def test_an_idle_connection_outlives_the_balancers(serve: Serve) -> None:
+    """The balancer closes it first, so that it sends nothing into one that is about to be closed."""
+    balancer = (Path(__file__).parents[2] / "infra/aws/balancer.yml").read_text()
+    (idle,) = re.findall(r"idle_timeout.timeout_seconds, Value: '(\d+)'", balancer)
+    settings = Settings()
+    assert settings.keep_alive_seconds > int(idle)
+    async with serve(keep_alive_seconds=1) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait_for(reader.read(-1), 5)
+        assert asyncio.get_running_loop().time() - began > 0.5
+        writer.close()
 
 
 async def test_health_names_a_store_that_fails(serve: Serve, tmp_path: Path) -> None:

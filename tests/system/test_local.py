@@ -152,7 +152,20 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         code, output = refused(tmp_path, port)
     assert code == 2
-    assert output == f"cannot start: HOST, PORT: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert output == (
+        f"cannot start: HOST, PORT: cannot listen on 127.0.0.1:{port}: it is in use already. "
+        f"Take another port: PORT={port + 1} make run\n"
+    )
+
+
+def test_a_port_that_another_of_us_has_is_said_so(tmp_path: Path) -> None:
+    """Whoever starts the product twice need not look for what is in the way."""
+    port = free_port()
+    with local_stack(tmp_path, port):
+        code, output = refused(tmp_path, port)
+    assert code == 2
+    assert f"127.0.0.1:{port}: another Realtime AI Backend has it. Take another port: PORT={port + 1}" in output
+    assert output.count("\n") == 1
 
 
 def test_an_unusable_data_dir_is_one_clear_line(tmp_path: Path) -> None:
@@ -177,6 +190,31 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path: Path, name: str, value: str
     assert code == 2
     assert output.startswith(f"cannot start: {name}: ")
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGHUP, signal.SIGKILL])
+async def test_the_container_goes_with_its_stack(tmp_path: Path, end: signal.Signals) -> None:
+    """A closed terminal, or a kill that nobody can hear: nothing is left on the port, and the session's end is kept."""
+    port = free_port()
+    with local_stack(tmp_path, port) as process:
+        client = await ChatClient.connect(f"ws://127.0.0.1:{port}", "s1")
+        await client.say("hello")
+        await client.until("done")
+        started = children(process.pid)
+        process.send_signal(end)
+        assert await client.closed() == 1012
+        async with asyncio.timeout(10):
+            while alive(started):  # noqa: ASYNC110 - they are nobody's children any more
+                await asyncio.sleep(0.02)
+    with local_stack(tmp_path, port):
+        assert (await summarised(port, "s1"))["final_summary"] == "A casual conversation of 1 message and 1 reply."
+
+
+def test_proxies_do_not_stand_in_the_way_of_a_local_stack(tmp_path: Path) -> None:
+    """Not even one that no client of ours could use: nothing here calls anything elsewhere."""
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "socks5://127.0.0.1:9")
+    with local_stack(tmp_path, free_port(), **proxies) as process:
+        assert process.poll() is None
 
 
 async def test_a_container_that_dies_ends_the_stack(tmp_path: Path) -> None:

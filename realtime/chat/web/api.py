@@ -8,14 +8,16 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
+from fastapi.responses import PlainTextResponse
 
 from chat.metrics import CONTENT_TYPE
 from chat.sessions.registry import Sessions
+from chat.web.answers import UNKNOWN, EventAnswers, Health, Liveness, SessionAnswer
+from infra.port import SERVICE
 from infra.records import SESSION_ID
 from infra.store import Store, StoreError
 from infra.telemetry import get_logger
 
-SERVICE = "Realtime AI Backend"
 VERSION = "1.0.0"
 FRONTEND = Path(__file__).resolve().parents[3] / "frontend"
 FEATURES = {
@@ -38,7 +40,7 @@ def create_router(store: Store, sessions: Sessions) -> APIRouter:
     """The routes over one store and this container's live sessions."""
     router = APIRouter()
 
-    @router.get("/health")
+    @router.get("/health", responses={200: {"model": Health}, 503: {"model": Health}}, response_model=None)
     async def health(response: Response) -> dict[str, Any]:
         """Whether this container can serve: 200, or 503 with the part that fails."""
         healthy = {"status": "healthy", "service": SERVICE, "version": VERSION, "features": FEATURES}
@@ -54,7 +56,7 @@ def create_router(store: Store, sessions: Sessions) -> APIRouter:
             return healthy | {"status": "unhealthy", "failing": ["store"]}
         return healthy
 
-    @router.get("/live")
+    @router.get("/live", responses={200: {"model": Liveness}, 503: {"model": Liveness}}, response_model=None)
     async def live(response: Response) -> dict[str, Any]:
         """Whether this container should be sent clients: 200, or 503 while it drains. For what starts containers anew.
 
@@ -63,7 +65,7 @@ def create_router(store: Store, sessions: Sessions) -> APIRouter:
         response.status_code = 503 if sessions.is_draining() else 200
         return {"status": "draining" if sessions.is_draining() else "live"}
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def numbers() -> Response:
         """The container's metrics, for Prometheus."""
         return Response(sessions.metrics.exposition(), media_type=CONTENT_TYPE)
@@ -75,7 +77,7 @@ def create_router(store: Store, sessions: Sessions) -> APIRouter:
 def _add_sessions(router: APIRouter, store: Store, sessions: Sessions) -> None:
     """The routes that read conversations back."""
 
-    @router.get("/sessions/{session_id}")
+    @router.get("/sessions/{session_id}", responses=UNKNOWN | {200: {"model": SessionAnswer}})
     async def session(session_id: SessionId) -> Response:
         """The session's row; `end_time`, `duration` and `final_summary` are null until it is summarised.
 
@@ -85,7 +87,7 @@ def _add_sessions(router: APIRouter, store: Store, sessions: Sessions) -> None:
         row = msgspec.structs.asdict(await _existing(session_id))
         return _json(row | {"live": sessions.is_live(session_id), "summarised": sessions.has_summaries()})
 
-    @router.get("/sessions/{session_id}/events")
+    @router.get("/sessions/{session_id}/events", responses=UNKNOWN | {200: {"model": EventAnswers}})
     async def events(
         session_id: SessionId,
         after: Annotated[int, Query(ge=0, lt=2**63)] = 0,

@@ -217,6 +217,20 @@ async def test_lost_tables_are_no_health(store: SqliteStore, path: Path) -> None
         await store.ping()
 
 
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+async def test_a_file_that_is_gone_is_not_healthy(store: SqliteStore, path: Path, how: str) -> None:
+    """What is still open could be written to, and nobody would ever read it."""
+    await store.ping()
+    if how == "moved":
+        path.parent.rename(path.parent.with_name("elsewhere"))
+    else:
+        path.unlink()
+    if how == "replaced":
+        path.touch()
+    with pytest.raises(StoreUnavailable, match="was moved or deleted"):
+        await store.ping()
+
+
 async def test_the_schema_has_the_columns_that_were_promised(store: SqliteStore, path: Path) -> None:
     """Whoever reads the file with a tool of their own finds them by these names."""
     assert columns(path, "sessions") == [

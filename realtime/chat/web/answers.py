@@ -1,0 +1,43 @@
+"""What the HTTP routes answer with, for `/openapi.json`. Nothing is checked against it when it is sent."""
+
+from typing import Any, Literal
+
+import msgspec
+from pydantic import BaseModel, create_model
+
+from infra.records import Event, Session
+
+
+class Health(BaseModel):
+    """Whether this container can serve, and what fails if not."""
+
+    status: Literal["healthy", "unhealthy"]
+    service: str
+    version: str
+    features: dict[str, bool]
+    failing: list[str] | None = None
+
+
+class Liveness(BaseModel):
+    """Whether this container takes clients."""
+
+    status: Literal["live", "draining"]
+
+
+class Problem(BaseModel):
+    """What was wrong, in words."""
+
+    detail: str
+
+
+def _like(struct: type[msgspec.Struct], **more: Any) -> type[BaseModel]:
+    """A model with the fields of a record, and these."""
+    fields: dict[str, Any] = {each.name: (each.type, ...) for each in msgspec.structs.fields(struct)}
+    return create_model(struct.__name__, __doc__=struct.__doc__, **fields | more)
+
+
+SessionAnswer = _like(Session, live=(bool, ...), summarised=(bool, ...))
+EventAnswers: Any = list[_like(Event)]  # type: ignore[misc]
+
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 503: {"model": Problem}}
+"""A session that is not there, and a store that does not answer."""

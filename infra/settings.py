@@ -46,6 +46,8 @@ class Settings(BaseModel):
     ping_seconds: float = Field(default=20, gt=0)
 
     # The conversation
+    prompts_file: Path | None = None
+    system_prompt: str | None = None
     while_busy: WhileBusy = "queue"
     max_queued_messages: int = Field(default=8, ge=1)
     history_events: int = Field(default=200, ge=2)

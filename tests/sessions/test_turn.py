@@ -51,6 +51,7 @@ class Talk:
     def __init__(self, context: ToolContext) -> None:
         self.context = context
         self.told: list[Input] = []
+        self.question: list[Message] | None = None
         self.waited = 0
         self.readable = asyncio.Event()
         self.readable.set()
@@ -64,6 +65,10 @@ class Talk:
     def messages(self) -> list[Message]:
         """See `chat.sessions.turn.Talk`: the history so far, made of what was told."""
         return [*HISTORY, *(Message("assistant", repr(each)) for each in self.told if isinstance(each, ToolAnswered))]
+
+    def mode_question(self) -> list[Message] | None:
+        """See `chat.sessions.turn.Talk`."""
+        return self.question
 
     def has_room(self) -> bool:
         """See `chat.sessions.turn.Talk`."""

@@ -1,6 +1,7 @@
 """The prompts' file: what it may say, and in which words a bad one stops the start."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,13 @@ def test_one_prompt_or_a_file_but_not_both(tmp_path: Path) -> None:
     both = refusal(tmp_path, system_prompt="Ahoy.", prompts_file=EXAMPLE)
     assert both == "SYSTEM_PROMPT: set this or PROMPTS_FILE, not both"
     assert refusal(tmp_path, system_prompt=" \n") == "SYSTEM_PROMPT: is blank"
+
+
+def test_a_prompt_of_broken_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads a variable that is not UTF-8 as halves of surrogate pairs, which no model could be sent."""
+    monkeypatch.setenv("SYSTEM_PROMPT", os.fsdecode(b"caf\xe9"))
+    with pytest.raises(SettingsError, match=r"^SYSTEM_PROMPT: is not UTF-8 text$"):
+        load_prompts(load_settings(None))
 
 
 async def test_a_bad_file_stops_the_start(tmp_path: Path) -> None:

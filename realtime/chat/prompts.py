@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from chat.conversation.routing import PromptMode, Prompts
+from infra.llm.base import well_formed
 from infra.settings import Settings, SettingsError
 
 PACKAGED = Path(__file__).with_name("prompts.toml")
@@ -57,6 +58,8 @@ def load_prompts(settings: Settings) -> Prompts:
             raise SettingsError("SYSTEM_PROMPT: set this or PROMPTS_FILE, not both")
         if not settings.system_prompt.strip():
             raise SettingsError("SYSTEM_PROMPT: is blank")
+        if well_formed(settings.system_prompt) != settings.system_prompt:  # no model's service could be sent it
+            raise SettingsError("SYSTEM_PROMPT: is not UTF-8 text")
         return Prompts({ONLY_MODE: PromptMode(settings.system_prompt)}, default=ONLY_MODE, by="default")
     path = settings.prompts_file or PACKAGED
     try:

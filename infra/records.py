@@ -11,7 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 Role = Literal["user", "assistant", "tool"]
-Mode = Literal["analytical", "casual"]
+Mode = str
+"""The name of a way to answer: one of those that the container's prompts define, or did when it was stored."""
 EndReason = Literal["closed", "dropped", "shutdown", "crashed"]
 
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")

@@ -60,6 +60,8 @@ class Settings(BaseModel):
     keep_alive_seconds: int = Field(default=130, ge=1)
 
     # The conversation
+    prompts_file: Path | None = None
+    system_prompt: str | None = None
     while_busy: WhileBusy = "queue"
     max_queued_messages: int = Field(default=8, ge=1)
     history_events: int = Field(default=200, ge=2)

@@ -45,6 +45,7 @@ from tests.support.flaky import FlakyStore
 from tests.support.hypothesis_profile import lenient
 from tests.support.improviser import Breath, Improviser, work
 from tests.support.overheard import Client, Line, Overheard
+from tests.support.prompts import STANDARD
 from tests.support.scripted import Pause, Step
 from tests.support.spooled import PATIENCE, spooled, until
 
@@ -243,7 +244,7 @@ class Living(RuleBasedStateMachine):
         await self.journal.recover(self.spool)
         self.journal.start()
         kit = TurnKit(self.model, Registry([work, get_user_stats]), PATIENCE, 0.01, 3, metrics)
-        self.sessions = Sessions(self.store, self.journal, kit, None, self.settings, "box")
+        self.sessions = Sessions(self.store, self.journal, kit, STANDARD, None, self.settings, "box")
         self.door = SessionSocket(self.sessions, self.journal, self.settings)
 
     async def _go(self) -> None:

@@ -68,7 +68,8 @@ def _topics(said: Sequence[str]) -> list[str]:
 
 
 def _article(mode: Mode | None) -> str:
-    return "An analytical" if mode == "analytical" else "A casual" if mode else "A"
+    """The article, and the mode behind it if there is one."""
+    return f"{'An' if mode[0] in 'aeiouAEIOU' else 'A'} {mode.replace('_', ' ')}" if mode else "A"
 
 
 def _count(number: int, noun: str) -> str:

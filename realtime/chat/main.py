@@ -18,6 +18,7 @@ from chat.durability.reconciler import Reconciler
 from chat.durability.shelf import Shelf
 from chat.durability.spool import Spool
 from chat.metrics import Metrics
+from chat.prompts import load_prompts
 from chat.sessions.registry import Sessions
 from chat.sessions.turn import TurnKit
 from chat.tools import standard_tools
@@ -62,8 +63,9 @@ async def open_backend(
 
     Raises:
         StoreMisconfigured: the store cannot be used.
-        SettingsError: DATA_DIR cannot be used, or is another container's.
+        SettingsError: DATA_DIR cannot be used, or is another container's; or the prompts cannot be used.
     """
+    prompts = load_prompts(settings)
     async with AsyncExitStack() as closing:
         store = store or await open_store(settings)
         closing.push_async_callback(store.close)
@@ -104,7 +106,7 @@ async def open_backend(
             max_tool_rounds=settings.max_tool_rounds,
             metrics=metrics,
         )
-        sessions = Sessions(store, journal, kit, endings, settings, container_id)
+        sessions = Sessions(store, journal, kit, prompts, endings, settings, container_id)
         sessions.start()
         closing.push_async_callback(sessions.close, SESSIONS_SECONDS)
         if endings:

@@ -132,6 +132,15 @@ async def test_modes_are_set_and_unknown_ids_passed_over(store: Store) -> None:
     await store.set_modes({})
 
 
+@pytest.mark.parametrize("mode", ["support", "out_of_hours-2", "m" * 32])
+async def test_a_mode_may_have_any_name(store: Store, mode: str) -> None:
+    """The prompts' file makes them up; each comes back as it was set, also when the session is opened again."""
+    session = await an_open_session(store)
+    await store.set_modes({session.session_id: mode})
+    again = await store.open_session(session.session_id, session.user_id, at=DAWN + MINUTE, container_id="box-2")
+    assert again.mode == mode
+
+
 # Events
 
 

@@ -18,6 +18,7 @@ from chat.conversation.inputs import (
     EndAsked,
     EventsSaved,
     FrameRefused,
+    ModeFound,
     ReplyFinished,
     TokenCame,
     ToolAnswered,
@@ -27,7 +28,7 @@ from chat.conversation.inputs import (
 )
 from chat.conversation.machine import DECIDES, Conversation, IllegalInput
 from chat.conversation.messages import BUSY_RETRY_SECONDS
-from chat.conversation.routing import PROMPTS
+from chat.conversation.routing import Prompts
 from chat.protocol import frames as wire
 from chat.protocol.frames import (
     Accepted,
@@ -44,6 +45,7 @@ from chat.protocol.frames import (
 from infra.llm import Message, ToolCall
 from infra.records import Event, Mode, Role, Session
 from infra.settings import WhileBusy
+from tests.support.prompts import BY_MODEL, STANDARD
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
@@ -69,11 +71,13 @@ def a_conversation(
     mode: Mode | None = None,
     before: Sequence[Event] = (),
     limit: int = 200,
+    prompts: Prompts = STANDARD,
 ) -> Conversation:
     session = Session(session_id="s", user_id="u", epoch=3, start_time=DAWN, mode=mode)
     return Conversation(
         session,
         History(before, limit),
+        prompts=prompts,
         while_busy=while_busy,
         max_waiting=max_waiting,
         replay_bytes=10_000,
@@ -138,6 +142,81 @@ def test_the_mode_stays() -> None:
         said(1, "id1", "fetch the figures", 0, "m1"),
         StartTurn("id1"),
     )
+
+
+def asking() -> Conversation:
+    """A conversation whose first turn, id1, runs, and whose mode the model is yet to name."""
+    talk = a_conversation(prompts=BY_MODEL)
+    effects = talk.receive(UserSaid("where is my order?", "m1"))
+    assert effects == (
+        Send(Accepted(1, "m1", "id1", "where is my order?")),
+        said(1, "id1", "where is my order?", 0, "m1"),
+        StartTurn("id1"),
+    )
+    assert talk.mode_question() == BY_MODEL.question("where is my order?")
+    return talk
+
+
+def test_the_model_names_the_mode_before_the_answer() -> None:
+    """It is told and recorded when it comes, the prompt follows from it, and its tokens are counted."""
+    talk = asking()
+    assert talk.messages()[0] == Message("system", "You chat.")
+    assert talk.receive(ModeFound("id1", "Support.", Usage(30, 2))) == (
+        Send(ModeChosen(2, "support")),
+        RecordMode("support"),
+    )
+    assert talk.messages() == [Message("system", "You help with orders."), Message("user", "where is my order?")]
+    assert talk.mode_question() is None
+    done = talk.receive(ReplyFinished("id1", "complete", Usage(5, 5)))[0]
+    assert done == Send(Done(3, "id1", "complete", Usage(35, 7)))
+    assert talk.receive(UserSaid("and an offer?", "m2"))[-1] == StartTurn("id3")
+    assert talk.mode_question() is None
+
+
+def test_a_model_that_names_none_leaves_the_default() -> None:
+    """It failed, took too long, or said something else."""
+    assert asking().receive(ModeFound("id1", "")) == (Send(ModeChosen(2, "general")), RecordMode("general"))
+
+
+def test_messages_that_wait_do_not_ask_again() -> None:
+    """The question is about the first message, whatever was said since."""
+    talk = asking()
+    talk.receive(UserSaid("I want to buy", "m2"))
+    assert talk.mode_question() == BY_MODEL.question("where is my order?")
+    assert talk.receive(ModeFound("id1", "support"))[0] == Send(ModeChosen(3, "support"))
+
+
+def test_a_turn_that_is_stopped_while_it_asks_leaves_it_to_the_next() -> None:
+    """What its model still says changes nothing; the next turn asks about the first message again."""
+    talk = asking()
+    talk.receive(CancelAsked())
+    assert talk.mode_question() is None, "nothing runs"
+    assert talk.receive(ModeFound("id1", "support")) == ()
+    talk.receive(UserSaid("hello?", "m2"))
+    assert talk.mode_question() == BY_MODEL.question("where is my order?")
+    assert talk.receive(ModeFound("id3", "sales"))[1] == RecordMode("sales")
+
+
+def test_a_mode_that_is_known_cannot_be_found() -> None:
+    """A second answer cannot have happened, and changes nothing."""
+    talk = asking()
+    talk.receive(ModeFound("id1", "sales"))
+    with pytest.raises(IllegalInput):
+        talk.receive(ModeFound("id1", "support"))
+    assert talk.messages()[0] == Message("system", "You sell.")
+
+
+@pytest.mark.parametrize(("mode", "prompt"), [("sales", "You sell."), ("gone", "You chat.")])
+def test_a_session_keeps_its_mode(mode: Mode, prompt: str) -> None:
+    """Also one that the prompts no longer know, which is answered with the default prompt and not chosen anew."""
+    talk = a_conversation(prompts=BY_MODEL, mode=mode)
+    assert [type(effect) for effect in talk.receive(UserSaid("hello", "m1"))] == [Send, Record, StartTurn]
+    assert talk.mode_question() is None
+    assert talk.messages()[0] == Message("system", prompt)
+    ready = talk.receive(Attached("conn"))[0]
+    assert isinstance(ready, Reply)
+    assert isinstance(ready.frame, Ready)
+    assert ready.frame.mode == mode
 
 
 def test_a_message_without_an_id_gets_one() -> None:
@@ -625,7 +704,7 @@ def test_the_model_is_told_how_to_speak_and_what_was_said() -> None:
     """The prompt of the mode comes first, then the history without the turns that wait."""
     talk = running()
     talk.receive(UserSaid("and?", "m2"))
-    assert talk.messages() == [Message("system", PROMPTS["casual"]), Message("user", "hello")]
+    assert talk.messages() == [Message("system", STANDARD.modes["casual"].prompt), Message("user", "hello")]
     talk.receive(TokenCame("id1", "Hi."))
     talk.receive(ReplyFinished("id1", "complete", Usage()))
     assert talk.messages()[1:] == [Message("user", "hello"), Message("assistant", "Hi."), Message("user", "and?")]

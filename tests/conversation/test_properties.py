@@ -17,6 +17,7 @@ from chat.conversation.inputs import (
     EventsSaved,
     FrameRefused,
     Input,
+    ModeFound,
     Position,
     ReplyFinished,
     TokenCame,
@@ -26,14 +27,28 @@ from chat.conversation.inputs import (
     UserSaid,
 )
 from chat.conversation.machine import Conversation, IllegalInput
+from chat.conversation.routing import Prompts
 from chat.protocol.codec import encode
-from chat.protocol.frames import Accepted, Done, Error, ErrorCode, Ready, Saved, Token, ToolCalled, ToolResult, Usage
+from chat.protocol.frames import (
+    Accepted,
+    Done,
+    Error,
+    ErrorCode,
+    ModeChosen,
+    Ready,
+    Saved,
+    Token,
+    ToolCalled,
+    ToolResult,
+    Usage,
+)
 from infra.llm import ToolCall
-from infra.records import Event, Session
+from infra.records import Event, Mode, Session
 from infra.settings import WhileBusy
 from tests.conversation.test_history import assert_fit_for_a_model, recordings
 from tests.conversation.test_machine import DAWN, a_clock, a_counter
 from tests.support.hypothesis_profile import lenient
+from tests.support.prompts import BY_MODEL, STANDARD
 
 TURN_FRAMES = (Token, ToolCalled, ToolResult, Done, Error)
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3), st.lists, max_leaves=4)
@@ -67,17 +82,31 @@ class Conversing(RuleBasedStateMachine):
         limit=st.integers(2, 30),
         before=st.just([]) | recordings(),
         replay_bytes=st.sampled_from([0, 500, 100_000]),
+        prompts=st.sampled_from([STANDARD, BY_MODEL]),
+        mode=st.sampled_from([None, None, "casual", "gone"]),
     )
-    def open(self, while_busy: WhileBusy, max_waiting: int, limit: int, before: list[Event], replay_bytes: int) -> None:
+    def open(
+        self,
+        while_busy: WhileBusy,
+        max_waiting: int,
+        limit: int,
+        before: list[Event],
+        replay_bytes: int,
+        prompts: Prompts,
+        mode: Mode | None,
+    ) -> None:
         """Open a session, new or with a past."""
         self.replay_bytes = replay_bytes
         self.stream: list[Any] = []
         self.max_waiting = max_waiting
         self.while_busy = while_busy
         self.limit = limit
+        self.prompts = prompts
+        self.mode, self.mode_told = mode, False
         self.talk = Conversation(
-            Session(session_id="s", user_id="u", epoch=1, start_time=DAWN),
+            Session(session_id="s", user_id="u", epoch=1, start_time=DAWN, mode=mode),
             History(before, limit),
+            prompts=prompts,
             while_busy=while_busy,
             max_waiting=max_waiting,
             replay_bytes=self.replay_bytes,
@@ -125,8 +154,10 @@ class Conversing(RuleBasedStateMachine):
                 case StopTurn(turn_id):
                     assert turn_id == self.running
                     self.stopped = turn_id
-                case RecordMode():
-                    pass
+                case RecordMode(mode):
+                    assert self.mode_told, "a mode that nobody was told of"
+                    assert mode == self.mode
+                    assert mode in self.prompts.modes
         assert self.stopped is None, "a stopped turn was not brought to its end"
         told_to_stop = StopTurn(running) in effects if running else False
         assert told_to_stop == (running in self.done and not isinstance(happened, ReplyFinished | TurnFailed))
@@ -144,6 +175,9 @@ class Conversing(RuleBasedStateMachine):
             case Accepted(_, message_id, turn_id, _):
                 assert self.turn_of.setdefault(message_id, turn_id) == turn_id
                 self.waiting.append(turn_id)
+            case ModeChosen(_, mode):
+                assert self.mode is None, "a session's mode has changed"
+                self.mode, self.mode_told = mode, True
             case Token(_, turn_id, content):
                 assert turn_id == self.running
                 self.shown += content
@@ -177,6 +211,7 @@ class Conversing(RuleBasedStateMachine):
         if isinstance(frame, Ready):
             assert frame.seq in (self.seq, self.seq - 1)
             assert frame.active_turn_id == self.running
+            assert frame.mode == self.mode
             if not frame.resumed:
                 assert frame.more == (len(frame.history) < len(self.stored))
                 waits = sum(through > self.saved for through in self.throughs)
@@ -292,6 +327,14 @@ class Conversing(RuleBasedStateMachine):
 
     # What the running turn does
 
+    @precondition(lambda self: self.running and self.mode is None)
+    @rule(answer=st.sampled_from(["", "sales", "Support!", "sales, support"]) | WORDS, usage=USAGES)
+    def find_mode(self, answer: str, usage: Usage) -> None:
+        """The model was asked for the mode, and said something or nothing."""
+        self.add(usage)
+        effects = self.receive(ModeFound(str(self.running), answer, usage))
+        assert effects == (Send(ModeChosen(self.seq, str(self.mode))), RecordMode(str(self.mode)))
+
     @precondition(lambda self: self.running and not self.open_calls)
     @rule(text=WORDS)
     def speak(self, text: str) -> None:
@@ -355,6 +398,7 @@ class Conversing(RuleBasedStateMachine):
         turn_id = data.draw(st.sampled_from([*self.done, *self.waiting, "never"]))
         call_id = data.draw(st.sampled_from([*self.open_calls, "c0"]))
         late: list[Input] = [
+            ModeFound(turn_id, "sales", Usage(9, 9)),
             TokenCame(turn_id, "late"),
             ToolsAsked(turn_id, (ToolCall("c99", "look", "{}"),), Usage(9, 9)),
             ToolAnswered(turn_id, call_id, 1),
@@ -369,6 +413,8 @@ class Conversing(RuleBasedStateMachine):
         """The running turn says what it cannot say: it raises, and nothing has changed."""
         turn_id = str(self.running)
         illegal: list[Input] = [ToolAnswered(turn_id, "c98", 1)]
+        if self.mode is not None:
+            illegal.append(ModeFound(turn_id, "sales", Usage(9, 9)))
         if self.open_calls:
             illegal.append(ToolsAsked(turn_id, (ToolCall("c99", "look", "{}"),), Usage(9, 9)))
             illegal.append(ReplyFinished(turn_id, "complete", Usage(9, 9)))
@@ -410,6 +456,14 @@ class Conversing(RuleBasedStateMachine):
     def a_model_accepts_the_history(self) -> None:
         """Whatever happened."""
         assert_fit_for_a_model(self.talk.messages())
+
+    @invariant()
+    def the_model_is_asked_for_a_mode_only_while_there_is_none(self) -> None:
+        """A running turn without a mode asks for it, which rules never leave open; the prompt is that of the mode."""
+        asks = self.talk.mode_question()
+        assert (asks is not None) == (self.running is not None and self.mode is None)
+        assert asks is None or self.prompts is BY_MODEL
+        assert self.talk.messages()[0].content == self.prompts.prompt(self.mode)
 
     @invariant()
     def what_is_stored_is_what_is_known(self) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from functions.summary.prompt import TRANSCRIPT_CHARS, messages_for_model, plain_summary
 from functions.summary.summarize import Outcome, Summarizer
 from infra.llm import ModelError
-from infra.records import Event, Role, SessionEnded, utc_now
+from infra.records import Event, Mode, Role, SessionEnded, utc_now
 from infra.settings import Settings
 from infra.store.sqlite import SqliteStore
 from tests.support.scripted import Pause, ScriptedModel
@@ -44,6 +46,22 @@ def test_the_plain_summary_is_true_to_the_conversation() -> None:
         "An analytical conversation of 2 messages and 2 replies about sales and europe. "
         "Tools used: fetch_data (2 times) and get_user_stats. 1 tool call failed. 1 reply was cut short."
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "opening"),
+    [
+        (None, "A conversation of 1 message"),
+        ("casual", "A casual conversation of 1 message"),
+        ("support", "A support conversation of 1 message"),
+        ("onboarding", "An onboarding conversation of 1 message"),
+        ("out_of_hours", "An out of hours conversation of 1 message"),
+        ("pre-sales", "A pre-sales conversation of 1 message"),
+    ],
+)
+def test_a_conversation_is_called_by_its_mode(mode: Mode | None, opening: str) -> None:
+    """Whatever the prompts' file calls it, the sentence reads well."""
+    assert plain_summary([event("user", "hello")], mode).startswith(opening)
 
 
 def test_nothing_said_is_said_so() -> None:

@@ -25,6 +25,7 @@ from infra.store.sqlite import SqliteStore
 from tests.conftest import make_settings
 from tests.sessions.test_session import PATIENCE, Client, turns_of_the_loop
 from tests.support.flaky import FlakyStore
+from tests.support.prompts import STANDARD
 from tests.support.scripted import Pause, ScriptedModel
 
 
@@ -40,7 +41,7 @@ class House:
         self.journal = Journal(self.store, self.metrics, max_events=100)
         self.endings = Courier("endings", self._announce, batch_size=9, expected=HandoffUnavailable)
         kit = TurnKit(self.model, Registry([]), PATIENCE, PATIENCE, max_tool_rounds=3, metrics=self.metrics)
-        self.sessions = Sessions(self.store, self.journal, kit, self.endings, self.settings, "box")
+        self.sessions = Sessions(self.store, self.journal, kit, STANDARD, self.endings, self.settings, "box")
         self.announced: list[tuple[SessionEnded, list[str]]] = []
         self.clients: list[Client] = []
         self._heard = asyncio.Event()

@@ -23,6 +23,7 @@ from chat.tools.registry import Registry, ToolContext, tool
 from infra.llm import ToolCall
 from infra.records import utc_now
 from infra.store.sqlite import SqliteStore
+from tests.support.prompts import STANDARD
 from tests.support.scripted import Pause, ScriptedModel
 
 PATIENCE = 5.0
@@ -119,6 +120,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     conversation = Conversation(
         row,
         History([], 200),
+        prompts=STANDARD,
         while_busy="queue",
         max_waiting=8,
         replay_bytes=10_000,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chat.conversation.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.conversation.inputs import Input, ModeFound, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
 from chat.metrics import Metrics
 from chat.protocol.frames import Usage
 from chat.sessions.turn import MODEL_ATTEMPTS, Turn, TurnKit
@@ -51,6 +51,7 @@ class Talk:
     def __init__(self, context: ToolContext) -> None:
         self.context = context
         self.told: list[Input] = []
+        self.question: list[Message] | None = None
         self.waited = 0
         self.readable = asyncio.Event()
         self.readable.set()
@@ -64,6 +65,10 @@ class Talk:
     def messages(self) -> list[Message]:
         """See `chat.sessions.turn.Talk`: the history so far, made of what was told."""
         return [*HISTORY, *(Message("assistant", repr(each)) for each in self.told if isinstance(each, ToolAnswered))]
+
+    def mode_question(self) -> list[Message] | None:
+        """See `chat.sessions.turn.Talk`."""
+        return self.question
 
     def has_room(self) -> bool:
         """See `chat.sessions.turn.Talk`."""
@@ -135,6 +140,15 @@ async def test_a_plain_answer(talk: Talk) -> None:
     assert talk.told == [*said("Hel", "lo"), done("length", Usage(7, 2))]
     assert model.calls == [HISTORY]
     assert model.offered == [["double", "fail", "hang"]]
+
+
+async def test_the_mode_is_asked_for_before_the_answer(talk: Talk) -> None:
+    """What the model says of it is told first, and is not shown; then comes the turn as usual."""
+    talk.question = [Message("system", "Which?")]
+    model = ScriptedModel(["casual"], ["Hello"])
+    await a_turn(talk, model).run()
+    assert talk.told == [ModeFound("t", "casual", ONE), *said("Hello"), done()]
+    assert model.calls == [talk.question, HISTORY]
 
 
 async def test_a_round_of_tools_and_an_answer(talk: Talk) -> None:

@@ -109,6 +109,23 @@ def test_pasted_twice(database: tuple[str, Connection], wanted: set[tuple[str, .
     assert after[0] > wanted
 
 
+def test_modes_of_any_name(database: tuple[str, Connection], wanted: set[tuple[str, ...]]) -> None:
+    """A database from before takes them, and one that holds them can be pasted into again."""
+    url, connection = database
+    paste(url)
+    connection.execute(
+        "alter table sessions add constraint sessions_mode_check check (mode in ('analytical', 'casual'))"
+    )
+    connection.execute("insert into sessions (session_id, mode) values ('old', 'casual')")
+    paste(url)
+    connection.execute("insert into sessions (session_id, mode) values ('new', 'support')")
+    connection.execute("select set_modes('old', 'out_of_hours')")
+    paste(url)
+    modes = {row["session_id"]: row["mode"] for row in all_of(connection, "sessions", "session_id")}
+    assert modes == {"new": "support", "old": "out_of_hours"}
+    assert shape(connection) == wanted
+
+
 @pytest.mark.parametrize("apply", [paste, push_migrations])
 def test_what_cannot_be_adopted_is_left_as_it_was(database: tuple[str, Connection], apply: Any) -> None:
     """It says what it stumbles over, and no half of the work is done."""

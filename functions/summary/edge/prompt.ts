@@ -100,8 +100,9 @@ function mostCommon(names: string[]): [string, number][] {
   return [...counted(names)].sort(([, one], [, other]) => other - one);
 }
 
+/** The article, and the mode behind it if there is one. */
 function article(mode: string | null): string {
-  return mode === "analytical" ? "An analytical" : mode ? "A casual" : "A";
+  return mode ? `${"aeiouAEIOU".includes(mode[0]) ? "An" : "A"} ${mode.replaceAll("_", " ")}` : "A";
 }
 
 function count(number: number, noun: string): string {

@@ -177,9 +177,7 @@ where t.id = e.id and e.turn_id is null;
 
 alter table public.sessions
     alter column user_id set not null, alter column user_id set default 'anonymous',
-    alter column start_time set not null, alter column start_time set default now(),
-    drop constraint if exists sessions_mode_check,
-    add constraint sessions_mode_check check (mode in ('analytical', 'casual'));
+    alter column start_time set not null, alter column start_time set default now();
 alter table public.events
     alter column session_id set not null, alter column role set not null, alter column content set not null,
     alter column turn_id set not null,

@@ -50,6 +50,14 @@ class FrameRefused(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
+class ModeFound(msgspec.Struct, frozen=True):
+    """The model was asked for the session's mode: its words, which are empty if it failed or took too long."""
+
+    turn_id: str
+    answer: str
+    usage: Usage = Usage()
+
+
 class TokenCame(msgspec.Struct, frozen=True, gc=False):
     """The model said a little more."""
 
@@ -112,6 +120,7 @@ Input = (
     | UserSaid
     | CancelAsked
     | FrameRefused
+    | ModeFound
     | TokenCame
     | ToolsAsked
     | ToolAnswered

@@ -16,7 +16,7 @@ from chat.conversation import inputs, messages, turns
 from chat.conversation.draft import Draft
 from chat.conversation.effects import Effect, Reply
 from chat.conversation.history import History
-from chat.conversation.routing import PROMPTS
+from chat.conversation.routing import Prompts
 from chat.conversation.state import Effects, IllegalInput, State
 from chat.protocol import frames as wire
 from infra.llm import Message
@@ -77,6 +77,7 @@ DECIDES: Mapping[type, Callable[[State, Any], Effects]] = {
     inputs.UserSaid: messages.user_said,
     inputs.CancelAsked: messages.cancel_asked,
     inputs.FrameRefused: messages.frame_refused,
+    inputs.ModeFound: turns.mode_found,
     inputs.TokenCame: turns.token_came,
     inputs.ToolsAsked: turns.tools_asked,
     inputs.ToolAnswered: turns.tool_answered,
@@ -97,6 +98,7 @@ class Conversation:
         session: Session,
         history: History,
         *,
+        prompts: Prompts,
         while_busy: WhileBusy,
         max_waiting: int,
         replay_bytes: int,
@@ -106,6 +108,7 @@ class Conversation:
         self._state = State(
             session,
             history,
+            prompts=prompts,
             while_busy=while_busy,
             max_waiting=max_waiting,
             replay_bytes=replay_bytes,
@@ -137,5 +140,12 @@ class Conversation:
 
     def messages(self) -> list[Message]:
         """What to tell the model now: the system prompt, and the history up to the running turn."""
-        prompt = Message("system", PROMPTS[self._state.mode or "casual"])
+        prompt = Message("system", self._state.prompts.prompt(self._state.mode))
         return [prompt, *self._state.history.messages(without=self._state.waiting)]
+
+    def mode_question(self) -> list[Message] | None:
+        """What to ask the model about the mode before the running turn is answered; None if the mode is known."""
+        if self._state.mode is not None or self._state.turn is None:
+            return None
+        said = self._state.history.messages(without=self._state.waiting)
+        return self._state.prompts.question(next((each.content for each in said if each.role == "user"), ""))

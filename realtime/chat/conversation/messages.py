@@ -3,9 +3,8 @@
 import msgspec
 
 from chat.conversation import inputs, turns
-from chat.conversation.effects import RecordMode, Reply
+from chat.conversation.effects import Reply
 from chat.conversation.open_turn import OpenTurn
-from chat.conversation.routing import route
 from chat.conversation.state import Effects, State
 from chat.protocol import frames as wire
 
@@ -36,10 +35,8 @@ def user_said(state: State, it: inputs.UserSaid) -> Effects:
     yield state.send(wire.Accepted(state.next_seq(), message_id, turn_id, it.content))
     # The same message sent again after a crash has the same event id: storing it twice stores it once.
     yield state.record("user", it.content, turn_id, {"message_id": message_id}, state.id_for(message_id))
-    if state.mode is None:
-        state.mode = route(it.content)
-        yield state.send(wire.ModeChosen(state.next_seq(), state.mode))
-        yield RecordMode(state.mode)
+    if state.mode is None and (mode := state.prompts.route(it.content)):
+        yield from turns.choose_mode(state, mode)
     if state.turn and state.while_busy == "interrupt":
         yield from turns.stop(state, "cancelled")
     if state.turn:

@@ -10,6 +10,7 @@ from chat.conversation.effects import Effect, Record, Send
 from chat.conversation.history import History
 from chat.conversation.open_turn import OpenTurn
 from chat.conversation.replay import Replay
+from chat.conversation.routing import Prompts
 from chat.protocol import frames as wire
 from infra.records import Event, Role, Session
 from infra.settings import WhileBusy
@@ -33,6 +34,7 @@ class State:
         session: Session,
         history: History,
         *,
+        prompts: Prompts,
         while_busy: WhileBusy,
         max_waiting: int,
         replay_bytes: int,
@@ -43,6 +45,7 @@ class State:
         self.epoch = session.epoch
         self.mode = session.mode
         self.history = history
+        self.prompts = prompts
         self.while_busy = while_busy
         self.max_waiting = max_waiting
         self.new_id = new_id

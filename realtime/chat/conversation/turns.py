@@ -9,10 +9,21 @@ import msgspec
 
 from chat.conversation import inputs
 from chat.conversation.draft import interruption
-from chat.conversation.effects import Effect, StartTurn, StopTurn
+from chat.conversation.effects import Effect, RecordMode, StartTurn, StopTurn
 from chat.conversation.open_turn import OpenTurn, object_or_text, to_json
 from chat.conversation.state import Effects, IllegalInput, State
 from chat.protocol import frames as wire
+from infra.records import Mode
+
+
+def mode_found(state: State, it: inputs.ModeFound) -> Effects:
+    """Settle the session's mode by what the model answered, before it says anything else."""
+    if not (turn := state.running(it.turn_id)):
+        return
+    if state.mode is not None:
+        raise IllegalInput("the mode is known already")
+    turn.add(it.usage)
+    yield from choose_mode(state, state.prompts.named_in(it.answer))
 
 
 def token_came(state: State, it: inputs.TokenCame) -> Effects:
@@ -79,6 +90,13 @@ def opened(state: State, it: inputs.Opened) -> Effects:
 
 
 # Steps that the machine's parts share
+
+
+def choose_mode(state: State, mode: Mode) -> Effects:
+    """Answer in this mode from now on; tell it, and store it."""
+    state.mode = mode
+    yield state.send(wire.ModeChosen(state.next_seq(), mode))
+    yield RecordMode(mode)
 
 
 def start(state: State, turn_id: str) -> Effect:

@@ -60,7 +60,7 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
 
 
 class ModeChosen(msgspec.Struct, frozen=True, tag="mode"):
-    """How the assistant will answer in this session."""
+    """How the assistant will answer in this session: one of the modes that its prompts define."""
 
     seq: int
     mode: Mode

@@ -9,6 +9,7 @@ from uuid import uuid4
 from chat.conversation.history import History
 from chat.conversation.inputs import Opened, Position
 from chat.conversation.machine import Conversation
+from chat.conversation.routing import Prompts
 from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.protocol.frames import CloseCode, ErrorCode
@@ -64,6 +65,7 @@ class Sessions:
         store: Store,
         journal: Journal,
         kit: TurnKit,
+        prompts: Prompts,
         endings: Courier[SessionEnded] | None,
         settings: Settings,
         container_id: str,
@@ -73,6 +75,7 @@ class Sessions:
         self._store = store
         self._journal = journal
         self._kit = kit
+        self._prompts = prompts
         self._endings = endings
         self._settings = settings
         self._container_id = container_id
@@ -213,6 +216,7 @@ class Sessions:
             conversation = Conversation(
                 row,
                 History(events, settings.history_events),
+                prompts=self._prompts,
                 while_busy=settings.while_busy,
                 max_waiting=settings.max_queued_messages,
                 replay_bytes=settings.replay_bytes,

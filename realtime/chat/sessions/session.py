@@ -96,6 +96,10 @@ class Session:
         """What to tell the model now."""
         return self._conversation.messages()
 
+    def mode_question(self) -> list[Message] | None:
+        """What to ask the model about the session's mode, if it is to be asked."""
+        return self._conversation.mode_question()
+
     def has_room(self) -> bool:
         """Whether at least one reader keeps up; without readers, there is nobody to wait for."""
         for outbox in self.outboxes:

@@ -14,9 +14,10 @@ from uuid import uuid4
 import msgspec
 
 from chat.backoff import backoff
-from chat.conversation.inputs import Input, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.conversation.inputs import Input, ModeFound, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
 from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
 from chat.protocol.frames import ErrorCode, Usage
+from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
 from chat.tools.registry import Registry, ToolContext, ToolError
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
@@ -44,6 +45,9 @@ class Talk(Protocol):
 
     def messages(self) -> list[Message]:
         """What to tell the model now."""
+
+    def mode_question(self) -> list[Message] | None:
+        """What to ask the model about the session's mode, if it is to be asked."""
 
     def has_room(self) -> bool:
         """Whether a reader keeps up."""
@@ -80,6 +84,8 @@ class Turn:
         """Run to the end and tell it, unless the task is cancelled: then its session knows."""
         talk, turn_id = self._talk, self._turn_id
         try:
+            if question := talk.mode_question():
+                talk.dispatch(ModeFound(turn_id, *await ask_mode(self._kit.model, question)))
             for round_number in count():
                 # After the last round the model gets no tools: it must answer with what it has.
                 tools = self._kit.tools.specs() if round_number < self._kit.max_tool_rounds else []

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from chat.conversation.routing import PROMPTS
 from chat.tools import standard_tools
 from infra.llm import Finished, Message, TextDelta, ToolCall, ToolSpec
 from infra.llm.demo import LONGEST_REPLY, DemoModel
+from tests.support.prompts import STANDARD
 
-CASUAL = Message("system", PROMPTS["casual"])
-ANALYTICAL = Message("system", PROMPTS["analytical"])
+CASUAL = Message("system", STANDARD.modes["casual"].prompt)
+ANALYTICAL = Message("system", STANDARD.modes["analytical"].prompt)
 TOOLS = standard_tools().specs()
 
 
@@ -65,7 +65,7 @@ async def test_a_token_is_a_word_with_the_space_before_it() -> None:
         == "Happy to chat about “hello there”! Ask me to fetch some data or to show your stats, and I will."
     )
     assert calls == []
-    assert end == Finished("complete", len(PROMPTS["casual"].split()) + 2, len(tokens))
+    assert end == Finished("complete", len(STANDARD.modes["casual"].prompt.split()) + 2, len(tokens))
 
 
 @pytest.mark.parametrize(

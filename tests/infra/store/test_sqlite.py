@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.records import Event
+from infra.sqlite import connect
 from infra.store import StoreMisconfigured, StoreUnavailable, open_store
 from infra.store.sqlite import MIGRATIONS, SqliteStore
 from tests.conftest import make_settings
@@ -56,6 +58,16 @@ async def store(path: Path) -> AsyncIterator[SqliteStore]:
 
 def event(content: str) -> Event:
     return Event(event_id=content, session_id="s", turn_id="t", role="user", content=content, timestamp=DAWN)
+
+
+OLD_MODES = {"one": "analytical", "two": "casual", "none": None}
+
+
+def contents(db: sqlite3.Connection) -> list[Any]:
+    """Every row with its columns by name, and every index, of sessions and events."""
+    rows = [dict(row) for table in ("sessions", "events") for row in db.execute(f"SELECT * FROM {table}")]
+    query = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' ORDER BY name"
+    return [*rows, *(tuple(row) for row in db.execute(query))]
 
 
 def columns(path: Path, table: str) -> list[tuple[str, str, bool]]:
@@ -240,11 +252,11 @@ async def test_the_schema_has_the_columns_that_were_promised(store: SqliteStore,
         ("end_time", "TEXT", False),
         ("duration", "INTEGER", False),
         ("final_summary", "TEXT", False),
-        ("mode", "TEXT", False),
         ("epoch", "INTEGER", False),
         ("container_id", "TEXT", False),
         ("announced", "INTEGER", False),
         ("announced_at", "TEXT", False),
+        ("mode", "TEXT", False),
     ]
     assert columns(path, "events") == [
         ("id", "INTEGER", True),
@@ -271,6 +283,41 @@ async def test_a_commit_is_on_the_disk(store: SqliteStore) -> None:
     """What `saved` tells of survives a power cut: the log is written through at every commit."""
     modes = await store._run(lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in MODES])
     assert modes == ["wal", 2]
+
+
+@pytest.mark.parametrize("added", [[], ["added_since TEXT", "added_too INTEGER NOT NULL DEFAULT 0"]])
+async def test_a_file_from_before_modes_had_any_name_keeps_everything(path: Path, added: list[str]) -> None:
+    """Every row, value, event and index is as before, whatever columns were added since, and any mode is taken."""
+    before = [file.read_text() for file in sorted(MIGRATIONS.glob("*.sql")) if file.name < "0004"]
+    with closing(connect(path, before, 1)) as db, db:
+        for column in added:
+            db.execute(f"ALTER TABLE sessions ADD COLUMN {column}")
+        modes = [(name, mode, f"2025-01-0{day}") for day, (name, mode) in enumerate(OLD_MODES.items(), 1)]
+        db.executemany("INSERT INTO sessions (session_id, mode, start_time) VALUES (?, ?, ?)", modes)
+        db.execute(
+            "UPDATE sessions SET end_time = '2025-02-01', duration = 9, final_summary = 'x', epoch = 3, user_id = 'u'"
+        )
+        db.executemany(
+            """INSERT INTO events (event_id, session_id, turn_id, role, content, timestamp, metadata)
+            VALUES (?, ?, 't', 'user', 'hello', '2025-01-01', '{}')""",
+            [(f"e{name}", name) for name in OLD_MODES],
+        )
+        with pytest.raises(sqlite3.IntegrityError):
+            db.execute("UPDATE sessions SET mode = 'support'")
+        was = contents(db)
+    store = await SqliteStore.open(path)
+    await store.set_modes({"one": "support"})
+    await store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.row_factory = sqlite3.Row
+        changed = db.execute("UPDATE sessions SET mode = 'analytical' WHERE mode = 'support' RETURNING session_id")
+        assert [row["session_id"] for row in changed] == ["one"]
+        assert contents(db) == was
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("DELETE FROM sessions WHERE session_id = 'one'")
+        assert [row["session_id"] for row in db.execute("SELECT session_id FROM events ORDER BY 1")] == ["none", "two"]
 
 
 async def test_migrations_are_numbered_and_applied_to_the_last(store: SqliteStore, path: Path) -> None:

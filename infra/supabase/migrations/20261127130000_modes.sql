@@ -1,0 +1,6 @@
+-- A mode may have any name: the prompts' file of the container defines them.
+
+alter table public.sessions drop constraint if exists sessions_mode_check;
+
+create or replace function public.schema_version() returns integer
+language sql stable set search_path = '' as $$ select 5 $$;

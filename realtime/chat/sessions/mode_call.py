@@ -1,0 +1,48 @@
+"""The call that has the model choose a session's mode: made once, not for long, and never at the turn's expense."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from chat.protocol.frames import Usage
+from infra.llm import Finished, Message, Model, ModelError, TextDelta
+from infra.telemetry import get_logger
+
+MODE_SECONDS = 3.0
+"""How long the model has to name a mode; the reply waits for it."""
+MODE_CHARS = 200
+"""How much of an answer is read. A name has 32 characters at the most; who says much more does not answer."""
+
+log = get_logger("mode")
+
+
+async def ask_mode(model: Model, question: Sequence[Message]) -> tuple[str, Usage]:
+    """The model's words, and what they took; no words if it fails or is not done in time. It is not asked again."""
+    try:
+        async with asyncio.timeout(MODE_SECONDS):
+            return await _answer(model, question)
+    except TimeoutError:
+        cause = "timeout"
+    except ModelError as error:
+        cause = error.code
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        cause = "cancelled"  # by a library, not because the turn was stopped
+    except Exception as error:
+        cause = type(error).__name__  # its text could quote keys and prompts
+    log.warning("the model named no mode", cause=cause)
+    return "", Usage()
+
+
+async def _answer(model: Model, question: Sequence[Message]) -> tuple[str, Usage]:
+    answer, usage = "", Usage()
+    async with aclosing(model.stream(question, [])) as chunks:
+        async for chunk in chunks:
+            if type(chunk) is TextDelta:
+                answer += chunk.text
+                if len(answer) > MODE_CHARS:
+                    break
+            elif type(chunk) is Finished:
+                usage = Usage(chunk.input_tokens, chunk.output_tokens)
+    return answer, usage

@@ -12,7 +12,7 @@ from chat.prompts import load_prompts, parse_prompts
 from infra.settings import SettingsError, load_settings
 from tests.conftest import make_settings
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "prompts.example.toml"
+EXAMPLE = Path(__file__).resolve().parents[1] / "infra" / "prompts.example.toml"
 MODE = '[modes.m]\nprompt = "P"\n'
 TWO = f'{MODE}[modes.n]\nprompt = "N"\n'
 

@@ -57,10 +57,13 @@ async def test_health_is_exactly_this(serve: Serve) -> None:
 )
 async def test_head_is_answered_as_get_is(serve: Serve, path: str) -> None:
     """The same status and headers, and no body: what asks whether we are there must not hear 404."""
-    async with serve() as server, httpx.AsyncClient(base_url=server.http) as client:
-        async with await ChatClient.connect(server.url) as visitor:
-            await visitor.until("ready")
-            wanted, head = await client.get(path), await client.head(path)
+    async with (
+        serve() as server,
+        httpx.AsyncClient(base_url=server.http) as client,
+        await ChatClient.connect(server.url) as visitor,
+    ):
+        await visitor.until("ready")
+        wanted, head = await client.get(path), await client.head(path)
     assert (head.status_code, head.content) == (wanted.status_code, b"") == (200, b"")
     assert head.headers["content-type"] == wanted.headers["content-type"]
 

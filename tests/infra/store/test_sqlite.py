@@ -229,16 +229,21 @@ async def test_lost_tables_are_no_health(store: SqliteStore, path: Path) -> None
         await store.ping()
 
 
-@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
-async def test_a_file_that_is_gone_is_not_healthy(store: SqliteStore, path: Path, how: str) -> None:
-    """What is still open could be written to, and nobody would ever read it."""
-    await store.ping()
+def take_away(path: Path, how: str) -> None:
+    """Move the file's folder, delete the file, or put another in its place."""
     if how == "moved":
         path.parent.rename(path.parent.with_name("elsewhere"))
     else:
         path.unlink()
     if how == "replaced":
         path.touch()
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+async def test_a_file_that_is_gone_is_not_healthy(store: SqliteStore, path: Path, how: str) -> None:
+    """What is still open could be written to, and nobody would ever read it."""
+    await store.ping()
+    take_away(path, how)
     with pytest.raises(StoreUnavailable, match="was moved or deleted"):
         await store.ping()
 

@@ -26,7 +26,7 @@ const Cards = (() => {
 
   const KINDS = {
     user() {
-      const text = el("p", { className: "text" });
+      const text = el("p", { className: "text", dir: "auto" });
       const meta = el("p", { className: "meta" });
       const node = el("article", { className: "message user", "aria-label": "You" }, text, meta);
       function update(item) {
@@ -39,7 +39,7 @@ const Cards = (() => {
 
     assistant() {
       const words = document.createTextNode("");
-      const text = el("div", { className: "text" }, words);
+      const text = el("div", { className: "text", dir: "auto" }, words);
       const ending = el("p", { className: "ending", hidden: true });
       // The log would read out every token; the whole reply is announced once it is there.
       const node = el("article", { className: "message assistant", "aria-label": "Assistant", "aria-live": "off" }, text, ending);
@@ -70,12 +70,12 @@ const Cards = (() => {
     tool_result(item) {
       const failed = item.error !== null;
       const node = card(failed ? "result failed" : "result", failed ? "Tool failed" : "Tool result", item.name);
-      node.append(...(failed ? [el("p", { className: "text" }, sentence(item.error))] : json(item.result)));
+      node.append(...(failed ? [el("p", { className: "text", dir: "auto" }, sentence(item.error))] : json(item.result)));
       return { node, update() {} }; // a result never changes
     },
 
     notice(item) {
-      const text = el("p", { className: "text" }, Protocol.errorMeaning(item.error).text);
+      const text = el("p", { className: "text", dir: "auto" }, Protocol.errorMeaning(item.error).text);
       return { node: el("div", { className: "notice" }, text), update() {} };
     },
 
@@ -113,17 +113,17 @@ const Cards = (() => {
   }
 
   function fields(args) {
-    if (args === null || typeof args !== "object") return el("p", { className: "text" }, String(args));
+    if (args === null || typeof args !== "object") return el("p", { className: "text", dir: "auto" }, String(args));
     const entries = Object.entries(args);
     if (!entries.length) return el("p", { className: "none" }, "No arguments");
     const value = (given) => (typeof given === "string" ? given : pretty(given));
-    return el("dl", {}, ...entries.flatMap(([name, given]) => [el("dt", {}, name), el("dd", {}, value(given))]));
+    return el("dl", {}, ...entries.flatMap(([name, given]) => [el("dt", {}, name), el("dd", { dir: "auto" }, value(given))]));
   }
 
   function json(result) {
     const text = typeof result === "string" ? result : pretty(result);
     const lines = text.split("\n").length;
-    const pre = el("pre", {}, text);
+    const pre = el("pre", { dir: "auto" }, text);
     if (lines <= CLIP_LINES && text.length <= 2000) return [pre];
     pre.className = "clipped";
     const label = lines > CLIP_LINES ? `Show all ${lines} lines` : "Show all";

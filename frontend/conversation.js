@@ -6,11 +6,12 @@
      items  user | assistant | tool_call | tool_result | notice, in the order in which they are shown
      tail   {key, turnId, text} of the reply being streamed. Its item in `items` is not touched per token: taking a
             token in is O(1), however long the conversation is.
-     open   ids of the turns that are not done; the first is the one being answered. */
+     open   ids of the turns that are not done; the first is the one being answered.
+     first  the event id of the earliest event that is drawn, and `more`: whether the conversation began before it. */
 
 const Conversation = (() => {
   function initial(sessionId = null) {
-    return { sessionId, epoch: null, seq: 0, mode: null, items: [], tail: null, open: [] };
+    return { sessionId, epoch: null, seq: 0, mode: null, items: [], tail: null, open: [], first: null, more: false };
   }
 
   function reduce(state, frame) {
@@ -65,6 +66,8 @@ const Conversation = (() => {
       if (!state.items.some(due)) return state;
       return { ...state, items: state.items.map((item) => (due(item) ? { ...item, status: "saved" } : item)) };
     },
+
+    local_earlier: earlier,
 
     error(state, frame) {
       // The server goes away: the message stays as it is, and is sent where we come back to.
@@ -124,9 +127,13 @@ const Conversation = (() => {
     // The server keeps the last few hundred events; what this page remembers from before them, it keeps.
     const overlap = before.findIndex((item) => turns.has(item.turnId));
     let drawn = overlap > 0 ? before.slice(0, overlap).filter((item) => item.turnId) : [];
+    const kept = drawn.length > 0;
     const unfinished = new Set();
-    for (const event of frame.history) {
-      drawn = drawEvent(drawn, event, said, sameEpoch, frame.seq);
+    const { unsaved } = frame;
+    const stored = frame.history.length - (unsaved?.length ?? 0);
+    for (const [index, event] of frame.history.entries()) {
+      const due = unsaved ? (index < stored ? null : unsaved[index - stored]) : event.id > 0 ? null : frame.seq;
+      drawn = drawEvent(drawn, event, due, said, sameEpoch);
       if (event.role === "user") unfinished.add(event.turn_id);
       if (event.metadata.reason) unfinished.delete(event.turn_id);
     }
@@ -146,20 +153,38 @@ const Conversation = (() => {
       items: [...drawn, ...left.map((item) => (item.status === "failed" ? item : unaccepted(item, sameEpoch)))],
       tail: null,
       open: frame.active_turn_id ? [frame.active_turn_id] : [],
+      first: kept ? state.first : (frame.history[0]?.event_id ?? null),
+      more: kept ? state.more : (frame.more ?? false),
     };
+  }
+
+  /* Events from before all that is drawn. A turn may begin among them and end below. */
+  function earlier(state, { events, more }) {
+    if (!events.length) return { ...state, more: false };
+    let drawn = [];
+    for (const event of events) drawn = drawEvent(drawn, event, null, new Map(), false);
+    const below = new Set(state.items.map((item) => item.turnId));
+    const answered = new Set(state.items.filter((item) => item.kind === "tool_result").map((item) => item.callId));
+    const older = drawn.map((item) => {
+      if (!below.has(item.turnId)) return item;
+      const status = item.kind === "tool_call" && answered.has(item.callId) ? "answered" : item.status;
+      return { ...item, status, key: `before:${events[0].event_id}:${item.key}` }; // the turn's keys are counted below
+    });
+    return { ...state, items: [...older, ...state.items], first: events[0].event_id, more };
   }
 
   function unaccepted(item, sameEpoch) {
     return { ...item, status: "sending", turnId: null, acceptedSeq: sameEpoch ? item.acceptedSeq : 0 };
   }
 
-  function drawEvent(drawn, event, said, sameEpoch, seq) {
+  /* `due` is the number through which the event will be saved, or null if it is. */
+  function drawEvent(drawn, event, due, said, sameEpoch) {
     const { metadata, turn_id: turnId } = event;
     if (event.role === "user") {
       const messageId = metadata.message_id ?? event.event_id;
       const known = said.get(messageId);
-      const saved = event.id > 0 || known?.status === "saved";
-      const acceptedSeq = (sameEpoch && known?.acceptedSeq) || seq;
+      const saved = due === null || known?.status === "saved";
+      const acceptedSeq = (sameEpoch && known?.acceptedSeq) || (due ?? 0);
       return place(drawn, { ...userItem(messageId, event.content), status: saved ? "saved" : "sent", acceptedSeq, turnId });
     }
     if (event.role === "tool") {

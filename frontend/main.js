@@ -4,12 +4,16 @@
 (() => {
   const FROM_DISK = !location.protocol.startsWith("http");
   const REMEMBERED = "realtime-chat"; // in sessionStorage: it goes with the tab
+  const EARLIER = 100; // events at once
+  const EARLIER_WITHIN_MS = 10_000;
+  const COMPOSING = 229; // the key code of a key that an input method takes; Safari's last one comes after the composition
   const $ = (id) => document.getElementById(id);
 
   let state = Conversation.initial();
   let connection = null;
   let status = "disconnected";
   let server = null;
+  let loadingEarlier = false;
   let refusal = ""; // why the server did not let us in; its close code follows
 
   function dispatch(frame) {
@@ -105,6 +109,30 @@
     View.announce(`${ended}${reply?.text ?? ""}`);
   }
 
+  // What was said before
+
+  async function loadEarlier() {
+    const { sessionId, first, more } = state;
+    if (!more || loadingEarlier) return;
+    loadingEarlier = true;
+    View.earlier("loading");
+    try {
+      const path = `sessions/${encodeURIComponent(sessionId)}/events?before=${first}&limit=${EARLIER}`;
+      const answer = await fetch(`${server}/${path}`, { signal: AbortSignal.timeout(EARLIER_WITHIN_MS) });
+      if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+      const events = await answer.json();
+      // Meanwhile another conversation may have been begun, or this one drawn anew.
+      if (state.first === first) dispatch({ type: "local_earlier", events, more: events.length === EARLIER });
+      View.earlier("idle");
+      // Until that is drawn the reader is still at the top, and would be given the next ones as well.
+      for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
+    } catch {
+      View.earlier("failed");
+    } finally {
+      loadingEarlier = false;
+    }
+  }
+
   // The user
 
   function say(text) {
@@ -180,6 +208,10 @@
       if (status === "disconnected") connect();
       else disconnect();
     });
+    $("connect").addEventListener("click", (event) => {
+      if (event.detail > 1) event.preventDefault(); // the second click of a double one would undo the first
+    });
+    View.onTop(loadEarlier);
     $("renew").addEventListener("click", () => {
       $("session").value = Protocol.newSessionId();
       Summary.hide();
@@ -194,7 +226,7 @@
     });
     $("message").addEventListener("keydown", (event) => {
       // While an input method composes, Enter picks a word.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === COMPOSING) return;
       event.preventDefault();
       submit();
     });
@@ -205,6 +237,7 @@
     });
     $("welcome").addEventListener("click", (event) => {
       const chip = event.target.closest("button");
+      if (event.detail > 1) return; // the second click of a double one
       if (chip && say(chip.textContent)) $("message").focus();
     });
     $("log").addEventListener("click", (event) => {

@@ -8,6 +8,7 @@ const Socket = (() => {
   const CONNECT_MS = 15_000; // a little over what the server takes at most to open a session
   const PING_EVERY_MS = 25_000; // load balancers cut sockets that are idle for a minute
   const PONG_WITHIN_MS = 10_000;
+  const OFFLINE_PONG_WITHIN_MS = 1_000; // a server on this very device answers still
 
   /** How long to wait before the next try. The jitter keeps a server's clients from all coming back at once. */
   function backoff(attempt) {
@@ -64,13 +65,17 @@ const Socket = (() => {
     function heard() {
       clearTimeout(silenceTimer);
       clearTimeout(pingTimer);
-      pingTimer = setTimeout(ping, PING_EVERY_MS);
+      pingTimer = setTimeout(() => ping(), PING_EVERY_MS);
     }
 
-    function ping() {
+    function ping(withinMs = PONG_WITHIN_MS) {
       clearTimeout(pingTimer);
       send(Protocol.ping());
-      expectFrame(PONG_WITHIN_MS);
+      expectFrame(withinMs);
+    }
+
+    function offline() {
+      if (state === "connected") ping(OFFLINE_PONG_WITHIN_MS);
     }
 
     function expectFrame(withinMs) {
@@ -82,13 +87,14 @@ const Socket = (() => {
     function giveUp(code) {
       const old = socket;
       socket = null;
-      old?.close(4000, "lost"); // any code but 1000 and 1001: those would end the session
+      old?.close(4000, "lost"); // any code but 1000, which would end the session, and 1001, which would soon
       lost(code);
     }
 
     function lost(code) {
       socket = null;
-      const { reconnect, text } = Protocol.closeMeaning(code);
+      const { reconnect, text: meaning } = Protocol.closeMeaning(code);
+      const text = navigator.onLine ? meaning : "This device is offline.";
       if (!reconnect) {
         rest({ code, text });
         return;
@@ -126,11 +132,13 @@ const Socket = (() => {
     function rest(why) {
       for (const timer of [retryTimer, pingTimer, silenceTimer]) clearTimeout(timer);
       removeEventListener("online", wake);
+      removeEventListener("offline", offline);
       document.removeEventListener("visibilitychange", wake);
       if (state !== "disconnected") become("disconnected", why);
     }
 
     addEventListener("online", wake);
+    addEventListener("offline", offline);
     document.addEventListener("visibilitychange", wake);
     connect();
     return { send, close };

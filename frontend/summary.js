@@ -6,6 +6,7 @@ const Summary = (() => {
   const MOST_DELAY_MS = 3_000;
   const GIVE_UP_MS = 30_000;
   const ANSWER_WITHIN_MS = 5_000;
+  const SURE_AFTER = 2; // the session we have just left may be live for a moment, and a server be down for one
 
   const $ = (id) => document.getElementById(id);
   let current = null; // what is being asked for; a newer question makes the older one's answers void
@@ -16,15 +17,19 @@ const Summary = (() => {
     show({ status: "Writing the summary of this session…", waiting: true });
     const deadline = performance.now() + GIVE_UP_MS;
     let outcome = null;
+    let same = 0; // how often in a row the answer was that it will not come
     for (let delay = FIRST_DELAY_MS; performance.now() < deadline; delay = Math.min(MOST_DELAY_MS, delay * 1.3)) {
       await new Promise((resolve) => setTimeout(resolve, delay));
       if (mine !== current) return;
+      const before = outcome;
       outcome = await ask(mine);
       if (mine !== current) return;
       if (outcome.final) {
         show(outcome);
         return;
       }
+      same = outcome.hopeless && outcome.status === before?.status ? same + 1 : 0;
+      if (same === SURE_AFTER) break;
     }
     show({ status: outcome.status, again: true });
   }
@@ -42,10 +47,10 @@ const Summary = (() => {
         cache: "no-store",
         signal: AbortSignal.timeout(ANSWER_WITHIN_MS),
       });
-      if (!answer.ok) return { status: "The server could not say how the session ended." };
+      if (!answer.ok) return { hopeless: true, status: "The server could not say how the session ended." };
       return outcomeOf(await answer.json(), epoch) ?? late;
     } catch {
-      return { status: "The server could not be reached to read the summary." };
+      return { hopeless: true, status: "The server could not be reached to read the summary." };
     }
   }
 
@@ -53,6 +58,12 @@ const Summary = (() => {
   function outcomeOf(row, epoch) {
     if (row.epoch !== epoch) {
       return { final: true, status: "This session was opened again; its summary is written when it ends." };
+    }
+    if (!row.end_time && row.live) {
+      return { hopeless: true, status: "Another window is still in this session; the summary is written when it leaves." };
+    }
+    if (!row.end_time && row.summarised === false) {
+      return { final: true, status: "This server writes no summaries: it has neither a queue nor a summary function." };
     }
     if (!row.end_time) return null;
     return { final: true, text: row.final_summary || "There is no summary.", duration: humanDuration(row.duration ?? 0) };

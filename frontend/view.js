@@ -3,6 +3,7 @@
 
 const View = (() => {
   const AT_END_PX = 48;
+  const NEAR_TOP_PX = 120;
   const STATUS = {
     disconnected: "Disconnected",
     connecting: "Connecting…",
@@ -27,9 +28,13 @@ const View = (() => {
   function draw() {
     const state = wanted;
     wanted = null;
+    const prepended = drawn && drawn.sessionId === state.sessionId && drawn.first !== state.first && drawn.items.length > 0;
+    const below = scroller.scrollHeight - scroller.scrollTop;
     if (drawn?.items !== state.items || drawn.open !== state.open) drawItems(Conversation.shown(state));
     else if (drawn.tail !== state.tail) cards.get(state.tail.key).append(state.tail.text);
     if (drawn?.mode !== state.mode) drawMode(state.mode);
+    if (prepended) scroller.scrollTop = scroller.scrollHeight - below; // what is being read stays where it is
+    $("earlier").hidden = !state.more;
     $("stop").hidden = state.open.length === 0;
     $("welcome").hidden = state.items.length > 0;
     drawn = state;
@@ -89,6 +94,20 @@ const View = (() => {
     else noteScroll();
   }
 
+  /** Say how the loading of earlier messages goes: "idle", "loading" or "failed". */
+  function earlier(how) {
+    $("earlier").dataset.state = how;
+    $("earlier-status").textContent = { loading: "Loading earlier messages…", failed: "They could not be loaded." }[how] ?? "";
+    $("earlier-button").textContent = how === "failed" ? "Try again" : "Show earlier messages";
+    $("earlier-button").hidden = how === "loading";
+  }
+
+  /** Call this when the reader has come close to the top of what is drawn. */
+  function onTop(load) {
+    scroller.addEventListener("scroll", () => scroller.scrollTop < NEAR_TOP_PX && load(), { passive: true });
+    $("earlier-button").addEventListener("click", load);
+  }
+
   function noteScroll() {
     following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < AT_END_PX;
     $("jump").hidden = following;
@@ -118,5 +137,5 @@ const View = (() => {
     button.previousElementSibling.classList.toggle("clipped", !open);
   });
 
-  return { render, connection, banner, announce, jump };
+  return { render, connection, banner, announce, jump, earlier, onTop };
 })();

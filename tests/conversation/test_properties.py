@@ -214,8 +214,8 @@ class Conversing(RuleBasedStateMachine):
             assert frame.mode == self.mode
             if not frame.resumed:
                 assert frame.more == (len(frame.history) < len(self.stored))
-                waits = sum(through > self.saved for through in self.throughs)
-                assert frame.unsaved == min(waits, len(frame.history))
+                waiting = [through for through in self.throughs if through > self.saved]
+                assert frame.unsaved == waiting[max(0, len(waiting) - len(frame.history)) :]
         elif isinstance(frame, Token):  # what a newcomer missed, at the stream's position
             assert (frame.seq, frame.turn_id) == (self.seq, self.running)
             assert frame.content == self.shown

@@ -191,7 +191,7 @@ EVENT_FIELDS = {
 }
 FRAMES: list[tuple[ServerFrame, dict[str, Any]]] = [
     (
-        protocol.Ready(3, "s", 2, False, None, [EVENT], "t"),
+        protocol.Ready(3, "s", 2, False, None, [EVENT], "t", unsaved=[3], more=True),
         {
             "type": "ready",
             "seq": 3,
@@ -202,6 +202,8 @@ FRAMES: list[tuple[ServerFrame, dict[str, Any]]] = [
             "history": [EVENT_FIELDS],
             "active_turn_id": "t",
             "protocol": 1,
+            "unsaved": [3],
+            "more": True,
         },
     ),
     (

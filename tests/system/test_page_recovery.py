@@ -15,16 +15,16 @@ from tests.conftest import Serve
 from tests.support.client import ChatClient
 from tests.support.scripted import Pause, ScriptedModel
 from tests.support.supabase import free_port
-from tests.system import test_page
+from tests.system import page as pages
 from tests.system.browser import Relay
+from tests.system.page import OpenPage, replies, said, say, session_id, shows_status
 from tests.system.reported import container
 from tests.system.test_http import get
-from tests.system.test_page import OpenPage, replies, said, say, session_id, shows_status
 from tests.system.test_resume import drop
 
 # One browser serves them all, and a browser belongs to one event loop.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-browser, open_page = test_page.browser, test_page.open_page
+browser, open_page = pages.browser, pages.open_page
 
 LONG = "Write 100 words"
 ALL_OF_IT = answer([Message("user", LONG)], set())[0]

@@ -28,7 +28,7 @@ async def test_a_first_message_is_answered_and_saved(serve: Serve) -> None:
         "history": [],
         "active_turn_id": None,
         "protocol": 1,
-        "unsaved": 0,
+        "unsaved": [],
         "more": False,
     }
     told = {"message_id": "m1", "turn_id": done["turn_id"], "content": "hello there"}

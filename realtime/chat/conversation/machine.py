@@ -56,7 +56,7 @@ def _ready(state: State, seq: int, *, resumed: bool) -> wire.Ready:
         mode=state.mode,
         history=history,
         active_turn_id=state.turn.turn_id if state.turn else None,
-        unsaved=min(len(state.unsaved), len(history)),
+        unsaved=list(state.unsaved)[max(0, len(state.unsaved) - len(history)) :],
         more=not resumed and state.history.has_more_than(history),
     )
 

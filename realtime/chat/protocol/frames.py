@@ -34,8 +34,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     answered now, if any: its frames follow. With `resumed`, `seq` is the position that the client named, `history` is
     empty, and the frames that it missed follow.
 
-    The last `unsaved` events of `history` are not in the store yet, all others are. With `more`, the conversation began
-    before `history` does; the earlier events are read over HTTP.
+    `unsaved` has a number for each of the last events of `history` that is not in the store yet: it will be when `saved`
+    says so through that number. All others are. With `more`, the conversation began before `history` does; the earlier
+    events are read over HTTP.
     """
 
     seq: int
@@ -46,7 +47,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     history: list[Event]
     active_turn_id: str | None = None
     protocol: int = VERSION
-    unsaved: int = 0
+    unsaved: list[int] = []
     more: bool = False
 
 

@@ -177,7 +177,7 @@ async def test_a_queue_is_still_a_queue() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"handoff_url": "https://x.test", "handoff_secret": "s", "disconnect_queue_url": "q"}, "not both"),
+        ({"handoff_url": "https://x.test", "handoff_secret": "s", "disconnect_queue_url": "http://q.test"}, "not both"),
         ({"handoff_url": "https://x.test"}, "HANDOFF_SECRET: needed with HANDOFF_URL"),
         ({"handoff_url": "x.test", "handoff_secret": "s"}, "HANDOFF_URL: must begin with https://"),
         ({"handoff_url": "https://x.test", "handoff_secret": "sécret"}, "HANDOFF_SECRET: must be of ASCII"),

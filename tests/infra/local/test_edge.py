@@ -23,7 +23,7 @@ def given(**changed: Any) -> dict[str, str]:
 
 def test_the_settings_reach_the_function() -> None:
     """Store and secret under the function's names; without a model nothing of one, though a key be there."""
-    assert given(handoff_secret="s", openai_api_key="sk-x", llm_model="m") == {
+    assert given(handoff_secret="s", llm_provider="demo", openai_api_key="sk-x", llm_model="m") == {
         "SUPABASE_URL": "http://127.0.0.1:1",
         "SUPABASE_KEY": "sb_secret_x",
         "HANDOFF_SECRET": "s",

@@ -34,9 +34,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     answered now, if any: its frames follow. With `resumed`, `seq` is the position that the client named, `history` is
     empty, and the frames that it missed follow.
 
-    `unsaved` has a number for each of the last events of `history` that is not in the store yet: it will be when `saved`
-    says so through that number. All others are. With `more`, the conversation began before `history` does; the earlier
-    events are read over HTTP.
+    `unsaved` has a number for each of the last events of `history` that are not in the store yet. An event is stored
+    once `saved` has come with a `through` of at least its number. With `more`, the conversation began
+    before `history` does; the earlier events are read over HTTP.
     """
 
     seq: int

@@ -165,7 +165,7 @@ ClientFrame = Message | Cancel | Ping
 
 
 class ErrorCode(str, Enum):
-    """The `code` of an `error` frame; the value's meaning is the README's table."""
+    """The `code` of an `error` frame; PROTOCOL.md says what each means."""
 
     BAD_JSON = "bad_json"
     UNKNOWN_TYPE = "unknown_type"

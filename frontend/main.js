@@ -183,7 +183,7 @@
     try {
       sessionStorage.setItem(REMEMBERED, JSON.stringify(kept));
     } catch {
-      // Not to be had for some pages opened from disk; then a reload begins a new session.
+      // Some pages opened from disk have no storage; then a reload begins a new session.
     }
   }
 

@@ -38,7 +38,7 @@ class HttpHandoff:
     """A `Handoff` to the function at `HANDOFF_URL`, which is told `Authorization: Bearer <HANDOFF_SECRET>`.
 
     A message counts as taken only when the function itself says what it led to. The answer may get lost after the work
-    is done: then it is sent again, which the function bears with.
+    is done: then it is sent again, which does no harm.
     """
 
     def __init__(self, client: httpx.AsyncClient, url: str) -> None:

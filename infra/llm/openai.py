@@ -89,7 +89,7 @@ class OpenAIModel:
 class _Reply:
     """What has come of a reply so far, put together from its chunks.
 
-    It bears with what services that call themselves compatible do differently. Their chunks may lack any part, whatever
+    It tolerates what services that call themselves compatible do differently. Their chunks may lack any part, whatever
     the SDK's types say.
     """
 

@@ -89,7 +89,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Take the port.
 
     Raises:
-        SettingsError: it cannot be had.
+        SettingsError: it cannot be used.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -1,4 +1,4 @@
--- What containers leave behind that died: open sessions, which the sweep finds and hands off.
+-- Containers that die leave open sessions behind. The sweep finds them and hands them off.
 
 -- Open sessions are few, and the ended ones only grow.
 create index if not exists sessions_open_by_container on public.sessions (container_id)

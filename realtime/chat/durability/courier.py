@@ -16,17 +16,18 @@ T = TypeVar("T")
 FIRST_RETRY_SECONDS = 0.1
 MOST_RETRY_SECONDS = 5.0
 RESTS = 10
-"""Delivering takes less than a tenth of the time while there is little to carry: a request costs the same for few."""
+"""While there is little to deliver, delivering takes less than a tenth of the time: a small request costs as much as a
+large one."""
 
 
 class Courier(Generic[T]):
     """A queue with one worker, first in first out.
 
-    `deliver` takes a batch and returns what of it must be carried again. If it raises, the whole batch is:
+    `deliver` takes a batch and returns the items that must be delivered again. If it raises, the whole batch must be:
     nothing overtakes it, and nothing is dropped while the process lives.
 
-    With a `Shelf` nothing is dropped when the process dies, either: what is put is on it when `put` returns, and what
-    has arrived is taken off.
+    With a `Shelf`, nothing is dropped when the process dies, either: an item is on the shelf when `put` returns, and is
+    removed once it has arrived.
     """
 
     def __init__(

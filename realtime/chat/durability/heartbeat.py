@@ -1,4 +1,4 @@
-"""The sign of life: this container's row, renewed as long as it lives, so that the sweep can tell who is dead."""
+"""The heartbeat: this container's row, renewed while it runs, so that the sweep can tell which containers are dead."""
 
 import asyncio
 
@@ -7,9 +7,9 @@ from infra.store import Store, StoreError
 from infra.telemetry import get_logger
 
 RETRY_SECONDS = 1.0
-"""How soon a beat that failed is tried again, if the next is not due before: every missed one brings death nearer."""
+"""How soon a failed beat is tried again, unless the next is due earlier. Too many misses, and the sweep acts."""
 DEPART_SECONDS = 0.3
-"""How long the farewell may take: a row that stays is dead anyway, soon."""
+"""How long deleting the row may take at the end. A row that stays counts as dead soon anyway."""
 
 log = get_logger("heartbeat")
 
@@ -24,17 +24,17 @@ class Heartbeat:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Beat once, and go on until `close`. A session opened before the first beat would pass for a dead one's.
+        """Beat once, and go on until `close`. A session opened before the first beat would look orphaned.
 
-        A store that is down stops no start: it opens no session either.
+        The server also starts while the store is down: no session can be opened then anyway.
         """
         beaten = await self._beat()
         self._task = asyncio.create_task(self._run(beaten))
 
     async def close(self) -> None:
-        """Stop, and take the row away, so that nobody waits to find out: what is still open is swept at once.
+        """Stop, and delete the row, so that sessions that are still open are swept at once.
 
-        Call it when the ends of the sessions are announced. A store that is down is not waited for.
+        Call it after the ends of the sessions have been announced. A store that is down is not waited for.
         """
         if self._task:
             self._task.cancel()

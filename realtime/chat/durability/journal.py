@@ -17,7 +17,8 @@ from infra.telemetry import get_logger
 
 BATCH_EVENTS = 500
 GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.25
-"""A commit costs the same for one event as for many: the first waits so long for company, longer for a far store."""
+"""A commit costs the same for one event as for many, so the first event waits this long for others. The wait grows with
+the time that the store takes."""
 
 INTERRUPTED_EVENTS = 1000
 """How many of a session's latest events are looked at to tell how far an interrupted turn was stored."""
@@ -29,7 +30,7 @@ log = get_logger("journal")
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """What is to be written, and whom to tell once it is: nobody any more, if an earlier process took it."""
+    """What is to be written, and the callback for when it is. An entry of an earlier process has no callback."""
 
     written: Written
     on_saved: Callable[[int], None] | None = None
@@ -40,9 +41,9 @@ class Journal:
     """All sessions' events on their way to the store, in the order in which they were recorded."""
 
     def __init__(self, store: Store, metrics: Metrics, *, max_events: int, drafts: Drafts | None = None) -> None:
-        """`max_events` may wait for the store; past it `is_full`, and the door takes no new messages.
+        """At most `max_events` may wait for the store. Past that, `is_full` is true and no new messages are accepted.
 
-        The turns that run then may still record how they end: it is what they have done that must not be lost.
+        Turns that are running may still record how they end: what they have done must not be lost.
         `drafts` keeps what they have said until then.
         """
         self._store = store

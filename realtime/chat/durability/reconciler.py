@@ -1,7 +1,7 @@
-"""Finds the sessions that the store holds open for this container and that nobody here knows: their ends got lost.
+"""Finds sessions that are open in the store and assigned to this container, but unknown to it: their ends got lost.
 
-A queue that lost its messages, a function that never came to an end with one, an opening whose answer came too late:
-whatever it was, the session is announced as ended once more. The function bears with what it has done already.
+The queue may have lost a message, the function may never have finished with one, or the answer to an opening may have
+come too late. In each case the session is announced as ended once more. Repeating an announcement does no harm.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ log = get_logger("reconciler")
 
 
 class Reconciler:
-    """Looks every so often. What it sees twice in a row is forgotten; once, it may be on its way."""
+    """Looks at regular intervals. A session seen once may be on its way to its end; one seen twice in a row is lost."""
 
     def __init__(
         self,

@@ -13,11 +13,11 @@ from infra.telemetry import get_logger
 T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
-"""How long a disk that does not take a write is left alone."""
+"""How long to wait before writing again to a disk that refused a write."""
 
 
 class Shelf(Generic[T]):
-    """Items by their numbers, on the disk as soon as it takes them. One that does not is no reason to stop."""
+    """Items by number, written to the disk as soon as it accepts them. A failing disk does not stop the server."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Shelf(Generic[T]):
         return items, rows[-1][0] if rows else 0
 
     def keep(self, items: Iterable[tuple[int, T]]) -> None:
-        """Have these on the disk; they are when this returns, if it takes them."""
+        """Write these to the disk. They are there when this returns, unless the disk fails."""
         self._unwritten.update((number, item) for number, item in items if number not in self._written)
         if not self._failing:
             self._write()
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Have these off the disk."""
+        """Delete these from the disk."""
         for number in numbers:
             self._unwritten.pop(number, None)
             if number in self._written:
@@ -107,7 +107,7 @@ class Shelf(Generic[T]):
             self._write()
 
     def _write(self) -> None:
-        """Bring the disk up to date, if it lets us. If not, it is asked again every second until it does."""
+        """Bring the disk up to date. If that fails, try again every second until it works."""
         if not self._unwritten and not self._stale:
             return
         try:
@@ -131,5 +131,5 @@ class Shelf(Generic[T]):
         for number, item in items.items():
             try:
                 yield number, self._encode(item)
-            except Exception:  # nor will the far end take it; the others must not suffer for it
+            except Exception:  # the store could not take it either, and the other items must not suffer for it
                 self._log.exception("cannot be encoded, not in the spool", number=number)

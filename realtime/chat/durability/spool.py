@@ -25,15 +25,15 @@ SCHEMA = (
     """,
 )
 BUSY_SECONDS = 0.1
-"""How long a write, and with it the event loop, waits for somebody who looks into the file with a tool of their own."""
+"""How long a write, and with it the event loop, waits for another program that has the file open."""
 
 
 class Spool:
     """Rows by courier and number, in one file that one process has to itself. Open it with `Spool.open`.
 
-    A write that returns survives the process, however it dies. It costs some ten microseconds, which is why it may
-    stand on the event loop: the operating system has it, and writes it to the disk in its own time. A power cut may
-    take the last ones.
+    A write that has returned survives the process, however it dies. It takes about ten microseconds, so it may run on
+    the event loop: the operating system has the data and writes it to the disk later. A power cut can lose the last
+    writes.
     """
 
     def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
@@ -92,9 +92,9 @@ class Spool:
 
 
 def _claim(path: Path) -> int:
-    """Make the file, for its owner's eyes only, and take the lock beside it, which ends with the process.
+    """Create the file, readable by its owner alone, and take the lock beside it, which ends with the process.
 
-    Not on the file itself: SQLite's own locks would get lost with a handle of ours.
+    The lock is not on the file itself: closing our handle would release SQLite's own locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

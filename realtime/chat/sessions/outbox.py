@@ -1,9 +1,9 @@
 """What waits to be sent on one socket: ordered, joined, bounded.
 
-A frame leaves at once, and so does the first token after a quiet step of the event loop. The tokens that follow within
-the step go out together in the next, those of a turn as one frame, and so on until a step brings none. At a human pace
-that is token by token without a delay; where a model has much at hand the frames get bigger, not the queue longer.
-Where sending would mean to wait, for a slow reader or on a server without our `Connection`, one writer task does it.
+A frame is sent at once, and so is the first token after a quiet step of the event loop. Tokens that follow in the same
+step are sent together in the next step, those of one turn as one frame, and so on until a step brings none. At a human
+pace that means token by token, without delay. When a model is fast, frames get bigger instead of the queue longer. If
+sending would block, because the reader is slow or the server lacks our `Connection`, one writer task does it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from chat.protocol.frames import CloseCode, Token
 SOFT_CHARS = 64 * 1024
 """Past this the turn waits for the reader."""
 HARD_CHARS = 1024 * 1024
-"""Past this the socket is given up, even before its deadline: with two readers the turn waits for the faster one."""
+"""Past this the socket is given up, even before its deadline: with two readers, the turn waits for the faster."""
 
 
 class Outbox:

@@ -26,12 +26,12 @@ from infra.telemetry import get_logger
 OPEN_SECONDS = 10.0
 """How long a client waits for its session to be opened before it is told to come back."""
 LAST_SAVED_SECONDS = 2.0
-"""How long a client that is sent elsewhere is kept for the news that its last events are stored."""
+"""How long a client that is sent away is kept waiting for the news that its last events are stored."""
 ANNOUNCED_SECONDS = 5.0
-"""How long a container that goes away waits for the queue to take the ends of its sessions: a thousand take two."""
+"""How long a stopping container waits for the queue to accept the ends of its sessions. A thousand take two seconds."""
 MOST_RECONNECTS_A_SECOND = 200
 WATCH_SECONDS = 1.0
-"""How often the readers' deadlines are looked at: one timer for all, not one a frame."""
+"""How often the readers' deadlines are checked: one timer for all of them, not one per frame."""
 
 log = get_logger("sessions")
 
@@ -48,7 +48,7 @@ class Departure(Enum):
 
 
 class Refused(Exception):
-    """The session cannot be had; `close_code` says whether to come back."""
+    """The session cannot be opened; `close_code` says whether to come back."""
 
     def __init__(self, close_code: CloseCode, code: ErrorCode, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -99,7 +99,7 @@ class Sessions:
         """Open the session, or join it where it is live, and let the socket take part from its `position` on.
 
         Raises:
-            Refused: it cannot be had.
+            Refused: it cannot be opened, or is somebody else's.
         """
         session = await self._find_or_open(session_id, user_id)
         while self._live.get(session_id) is not session:  # another who waited for it has come, left and ended it

@@ -1,7 +1,7 @@
 """One cancellable turn: the model speaks, asks for tools, gets their results, and speaks on.
 
-The turn performs; what its findings mean is the conversation's to decide. It is told of each through
-`dispatch`, which never blocks, and is asked for the messages of every round.
+The turn performs; the conversation decides. Everything that happens is reported to it through `dispatch`, which never
+blocks, and it provides the messages for every round.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from infra.telemetry import get_logger
 
 MODEL_ATTEMPTS = 3
 FAIR_SHARE = 32
-"""Chunks a turn takes before it lets the others run. A model that has much at hand never suspends by itself."""
+"""Chunks a turn takes before it lets others run. A model whose answer is already there would never suspend."""
 REARM_SECONDS = 1.0
-"""How often the stall timeout is set anew at the most. Once a chunk would cost a timer per token."""
+"""The stall timeout is reset at most this often. Resetting it for every chunk would cost a timer per token."""
 
 SORRY = "Something went wrong on our side; your message is kept."
 
@@ -57,7 +57,7 @@ class Talk(Protocol):
 
 
 class TurnKit(msgspec.Struct, frozen=True):
-    """What every turn of this container works with, and how long it bears with it."""
+    """What every turn of this container works with, and the time limits."""
 
     model: Model
     tools: Registry

@@ -40,7 +40,7 @@ Ctrl-C ends it.
 
 
 def find_deno() -> Path:
-    """The program itself, not npm's wrapper around it: a wrapper would not hand on the signal that ends it.
+    """The program itself, not npm's wrapper, which would not pass on the signal that ends it.
 
     Raises:
         CannotStart: there is none.
@@ -78,7 +78,7 @@ def variables(settings: Settings) -> dict[str, str]:
     given = {"SUPABASE_URL": settings.supabase_url, "SUPABASE_KEY": settings.supabase_key.get_secret_value()}
     given["HANDOFF_SECRET"] = secret
     if settings.llm_provider == "openai":
-        # To the function a key means a model; a server of one's own may need none.
+        # For the function, a key means that there is a model. A local model server may need none.
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "not-needed"
         given |= {"OPENAI_API_KEY": key, "LLM_MODEL": settings.llm_model or ""}
         given |= {"OPENAI_BASE_URL": settings.openai_base_url} if settings.openai_base_url else {}

@@ -26,7 +26,7 @@ class Server:
 
     def _spawn(self, command: list[str], ready: Callable[[], bool], **options: Any) -> None:
         with self._log.open("ab") as log:
-            # In a session of its own: Ctrl-C is for whoever started it, who stops it in its order.
+            # In a session of its own: Ctrl-C reaches whoever started it, who then stops everything in order.
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **options)
         deadline = time.monotonic() + START_SECONDS
         while not ready():

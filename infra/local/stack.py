@@ -41,14 +41,14 @@ QUEUE_PATH = f"123456789012/{STACK}-session-ended"
 START_SECONDS = 30.0
 CONTAINER_STOP_SECONDS = 3.5
 LOCAL_DRAIN_SECONDS = 0.5
-"""How long the container's running replies may finish: whoever presses Ctrl-C at a terminal does not wait for them."""
+"""How long running replies may take to finish after Ctrl-C: nobody at a terminal wants to wait for them."""
 DRAIN_SECONDS = 0.5
-"""Together with one poll of the queue these stay within the five seconds in which all must be gone."""
+"""Together with one poll of the queue, these stay within the five seconds that a stop may take."""
 SWEEP_SECONDS = 5.0
-"""The schedule of `serverless.yml` is slower: here somebody waits for it, and it asks a file next door."""
+"""The schedule in `serverless.yml` is slower. Here somebody is waiting, and the store is a local file."""
 
 MOTO_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
-"""The emulator takes any credentials, but boto3 wants some; real ones have no business there."""
+"""The emulator accepts any credentials, but boto3 needs some. Real ones should not be sent there."""
 
 
 def main() -> int:
@@ -87,7 +87,7 @@ def run(settings: Settings, stopping: threading.Event) -> int:
         settings = settings.model_copy(update={"aws_endpoint_url": endpoint, "disconnect_queue_url": queue_url})
         os.environ |= {"AWS_ENDPOINT_URL": endpoint, "DISCONNECT_QUEUE_URL": queue_url}
     os.environ |= pace(settings)
-    # The container comes first: it needs about as long as the emulator, and it is the one that may not be able to.
+    # The container comes first: it takes about as long to start as the emulator, and it is the one that may fail.
     container = start_container(settings)
     with ExitStack() as ending:
         ending.callback(stop_container, container)
@@ -108,9 +108,9 @@ def run(settings: Settings, stopping: threading.Event) -> int:
 
 
 def pace(settings: Settings) -> dict[str, str]:
-    """What has a stack that was killed swept soon after its next start, unless the settings have a pace of their own.
+    """Settings by which a killed stack is swept soon after its next start, unless the user has set their own.
 
-    Only for a file of ours: in a Supabase may be containers elsewhere, which beat more slowly and would pass for dead.
+    Only for SQLite: a Supabase may be shared with containers elsewhere, whose slower heartbeats would look dead.
     """
     if settings.supabase_url or settings.model_fields_set & {"heartbeat_seconds", "dead_after_seconds"}:
         return {}

@@ -35,7 +35,7 @@ A local Supabase is ready. Put these into .env, or before `make run`:
   SUPABASE_KEY={key}
 
 Its database: {database}
-Ctrl-C ends it; what it holds stays.
+Ctrl-C ends it; its data stays.
 """
 
 

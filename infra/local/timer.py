@@ -12,7 +12,7 @@ log = get_logger("timer")
 
 
 class Timer:
-    """A thread that calls one handler, at once and then every so many seconds. A call that fails is one of many."""
+    """A thread that calls one handler, at once and then every so many seconds. A failed call does not stop it."""
 
     def __init__(self, handler: Handler, every_seconds: float) -> None:
         self._handler = handler

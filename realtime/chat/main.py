@@ -95,7 +95,7 @@ async def open_backend(
         await drafts.recover()
         journal = Journal(store, metrics, max_events=settings.journal_max_events, drafts=drafts)
         closing.push_async_callback(journal.close, JOURNAL_SECONDS)
-        if settings.supabase_url:  # SQLite is on the same disk: what it does not take, the spool would not
+        if settings.supabase_url:  # SQLite is on the same disk: what it cannot store, the spool could not either
             await journal.recover(spool)
         journal.start()
         kit = TurnKit(
@@ -121,7 +121,7 @@ def _encode(ended: SessionEnded) -> bytes:
 
 
 def _life_of(name: str | None) -> str:
-    """An id that no start shares: who comes back under its old name would keep alive what died with it."""
+    """An id of its own for each start: under its old name, a container would keep its dead sessions alive."""
     return f"{name}-{uuid4().hex[:8]}" if name else uuid4().hex
 
 

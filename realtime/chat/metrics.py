@@ -16,11 +16,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Outcome = Literal["ok", "error", "timeout"]
 """How a tool call went. One that was stopped with its turn is not counted."""
 UNKNOWN_TOOL = "(unknown)"
-"""The name of every tool that the model made up; no Python function can have it."""
+"""Stands for every tool that the model made up. No Python function can have this name."""
 LOST = 1006
 """RFC 6455's code of a connection that went without a close frame."""
 CLOSE_CODES = frozenset({code.code for code in CloseCode} | {1001, 1002, 1005, LOST})
-"""Ours, and what a good client or the WebSocket library may close with; a client's own inventions are "other"."""
+"""Our own codes, and those that a good client or the WebSocket library closes with. Others count as "other"."""
 OPENING_REFUSALS = (
     ErrorCode.BAD_FIELD,
     ErrorCode.BAD_SESSION_ID,
@@ -32,7 +32,7 @@ OPENING_REFUSALS = (
     ErrorCode.INTERNAL,
 )
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
-"""In seconds: from what feels instant to where people have gone."""
+"""In seconds: from what feels instant to when people have left."""
 SPEED_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 150.0, 200.0, 500.0, 1000.0)
 """In tokens per second. People read five to ten."""
 

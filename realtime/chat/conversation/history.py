@@ -15,7 +15,7 @@ NO_RESULT = '{"error": "interrupted before it answered"}'
 """What a model is told of a call that has no result: the turn was stopped, or the container died."""
 
 MODEL_CHARS = 200_000
-"""How much history a model is given, about 50,000 tokens: past its window a provider would refuse every turn."""
+"""How much history a model is given, about 50,000 tokens: with more than fits, every turn would be refused."""
 
 
 class History:
@@ -28,14 +28,14 @@ class History:
         del self._events[:-limit]
 
     def add(self, event: Event, running: str) -> None:
-        """Append an event, letting go of the oldest past the limit, but of none from the `running` turn on."""
+        """Append an event, and drop the oldest past the limit, but none from the `running` turn on."""
         self._events.append(event)
         while len(self._events) > self._limit and self._events[0].turn_id != running:
             del self._events[0]
             self._forgot = True
 
     def events(self, max_chars: int) -> list[Event]:
-        """The latest events, oldest first: as many as fit into so many characters, and one at least."""
+        """The latest events, oldest first: as many as fit into `max_chars`, but at least one."""
         total = 0
         for count, event in enumerate(reversed(self._events)):
             total += len(event.content)
@@ -71,7 +71,7 @@ class History:
         turns: dict[str, list[Event]] = {}
         for event in self._events:
             turns.setdefault(event.turn_id, []).append(event)
-        # A turn whose question fell off the front is no longer a whole exchange.
+        # A turn whose question was dropped is no longer a whole exchange.
         whole = [turn for name, turn in turns.items() if turn[0].role == "user" and name not in without]
         sizes = [sum(len(event.content) for event in turn) for turn in whole]
         first = 0

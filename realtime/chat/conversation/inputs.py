@@ -9,7 +9,7 @@ from infra.llm import FinishReason, ToolCall
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """The session was read from the store: what its last container left unfinished will not be finished now."""
+    """The session was read from the store. What its last container left unfinished will stay so."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -105,13 +105,13 @@ class EventsSaved(msgspec.Struct, frozen=True):
 
 
 class RestartAnnounced(msgspec.Struct, frozen=True):
-    """The container goes away: clients are to come back after so many milliseconds, to whichever takes its place."""
+    """The container is stopping: clients should come back after this many milliseconds, to whichever replaces it."""
 
     reconnect_in_ms: int
 
 
 class EndAsked(msgspec.Struct, frozen=True):
-    """The session is over: nobody is there any more, or the server goes away."""
+    """The session is over: nobody is there any more, or the server is stopping."""
 
 
 Input = (

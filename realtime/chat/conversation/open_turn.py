@@ -7,7 +7,7 @@ import msgspec
 from chat.protocol import frames as wire
 
 MOST_LEVELS = 64
-"""How deep a tool call's arguments may be nested before they are kept as text: encoders recurse, and give up."""
+"""How deep a tool call's arguments may be nested before they are kept as text: encoders recurse, and fail."""
 
 
 class OpenTurn:
@@ -47,7 +47,7 @@ class OpenTurn:
 
 
 def object_or_text(arguments: str) -> Any:
-    """A call's arguments as the object they are, or as they were written where they are none."""
+    """A call's arguments as an object, or as the text that the model wrote if they are not one."""
     try:
         value = msgspec.json.decode(arguments)
     except (msgspec.DecodeError, RecursionError):

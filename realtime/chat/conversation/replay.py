@@ -1,4 +1,4 @@
-"""What a client may have missed: the latest frames of the stream, as far back as a bound reaches.
+"""What a client may have missed: the latest frames of the stream, up to a number of bytes.
 
 Pure, like the conversation that owns it.
 """
@@ -12,7 +12,7 @@ from chat.protocol.frames import StreamFrame, Token
 TOKEN_BYTES = 64
 """What a kept token takes besides its characters: the string's header, and its place in a list."""
 FORGET_TOKENS = 64
-"""So many tokens go at once: to cut a list at its front costs its length."""
+"""How many tokens are dropped at once: removing the front of a list costs as much as the list is long."""
 
 
 class _Run:
@@ -35,7 +35,7 @@ class Replay:
     __slots__ = ("_bytes", "_kept", "_most_bytes", "_reaches")
 
     def __init__(self, most_bytes: int) -> None:
-        """About `most_bytes` of memory are used, and more only for a single frame that is larger."""
+        """Uses about `most_bytes` of memory, and more only for a single frame that is larger."""
         self._most_bytes = most_bytes
         self._kept: deque[_Run | tuple[StreamFrame, int]] = deque()
         self._bytes = 0
@@ -58,7 +58,7 @@ class Replay:
             pass
 
     def _forget(self, latest: int) -> bool:
-        """Let go of the oldest frame, or some of the oldest tokens, but not of the latest; whether there were any."""
+        """Drop the oldest frame, or some of the oldest tokens, but not the latest; whether there were any."""
         oldest = self._kept[0]
         if isinstance(oldest, _Run):
             some = min(FORGET_TOKENS, len(oldest.texts), latest - oldest.first)
@@ -99,7 +99,7 @@ class Replay:
 
 
 def _joined(frames: Iterable[StreamFrame]) -> Iterator[StreamFrame]:
-    """The same in fewer frames: adjacent tokens of one turn become one. Between two runs others had their replies."""
+    """The same in fewer frames: adjacent tokens of one turn become one. Gaps in `seq` were replies to one client."""
     run: list[Token] = []
     for frame in frames:
         if run and (type(frame) is not Token or frame.turn_id != run[-1].turn_id):

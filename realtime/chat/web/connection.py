@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket connection, with what a chat needs besides: sending without a task, closing without a reader.
+"""uvicorn's WebSocket connection, plus what a chat needs: sending without a task, and closing without a reader.
 
 ASGI's `send` is a coroutine, so that each token would cost a task's step, and its close queues behind what the client
 has not read. A client that stopped reading would hold its socket, and our memory, for as long as it likes.
@@ -57,7 +57,7 @@ class Connection(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def send_now(self, text: str) -> bool:
-        """Send a text frame of an accepted connection, unless that would mean to wait; whether it was sent."""
+        """Send a text frame on an accepted connection, unless that would block; whether it was sent."""
         if self.close_sent or not self.writable.is_set() or self.transport.is_closing():
             return False
         try:
@@ -68,7 +68,7 @@ class Connection(WebSocketsSansIOProtocol):
         return True
 
     def drop(self, code: int, reason: str) -> None:
-        """Close now: the application is told at once, the client if it still reads, and then the line is cut."""
+        """Close now. The application is told at once, and the client if it still reads; then the connection is cut."""
         if self.close_sent or self.transport.is_closing():
             return
         self.stop_keepalive()
@@ -80,7 +80,7 @@ class Connection(WebSocketsSansIOProtocol):
         self.loop.call_later(GRACE_SECONDS, self.transport.abort)
 
     def closed_with(self) -> int:
-        """The code the connection is closed with, by whoever was first; `LOST` if nobody said a word.
+        """The code that the connection was closed with, by whoever closed first; `LOST` if neither side sent one.
 
         `receive` does not know it where uvicorn itself gave the client up, as on a missing pong.
         """
@@ -95,14 +95,14 @@ class Connection(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def handle_ping(self) -> None:
-        """Answer a ping, but not one of a client that does not read: its pongs would pile up in our memory."""
+        """Answer a ping, unless the client does not read: the pongs would pile up in our memory."""
         if self.writable.is_set():
             super().handle_ping()
         else:
             self.conn.data_to_send()
 
     def handle_close(self, event: Any) -> None:
-        """Say goodbye, and cut the line of a client that does not read it."""
+        """Close, and cut the connection of a client that does not read the close frame."""
         super().handle_close(event)
         if self.transport.is_closing():
             self.loop.call_later(GRACE_SECONDS, self.transport.abort)

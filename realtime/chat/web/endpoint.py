@@ -28,7 +28,7 @@ from infra.telemetry import bind, get_logger
 DEPARTURES = {1000: Departure.GOODBYE, 1001: Departure.GOING_AWAY}
 """What a client's close code says. Any other, 1005 (none given) among them, may be a lost network."""
 FAIR_SHARE = 32
-"""Frames one socket may have handled before the others get a turn."""
+"""How many frames of one socket are handled before others get a turn."""
 JOURNAL_RETRY_SECONDS = 5.0
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9=;:,._/+-]{1,200}")
@@ -44,7 +44,7 @@ class SessionSocket:
     """An ASGI application for one kind of WebSocket.
 
     It takes raw ASGI rather than Starlette's `WebSocket`: a frame is sent for every token, and `send` is the
-    hottest line of the house.
+    hottest line in the server.
     """
 
     def __init__(self, sessions: Sessions, journal: Journal, settings: Settings) -> None:

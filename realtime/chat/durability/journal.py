@@ -134,6 +134,9 @@ class Journal:
                 log.warning("interrupted replies not taken up, will retry", sessions=len(left), cause=str(error))
                 await asyncio.sleep(backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS))
                 attempt += 1
+            except Exception:  # a session's opening comes by here as well, and tells its client
+                log.exception("interrupted replies not taken up")
+                return
 
     async def _interrupt(self, session_id: str, drafts: Drafts) -> None:
         events = await self._store.latest_events(session_id, limit=INTERRUPTED_EVENTS)

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from chat.conversation.inputs import CancelAsked, UserSaid
 from chat.metrics import Metrics
-from chat.sessions.registry import Departure
+from chat.sessions.door import Departure
 from chat.sessions.session import Session
 from chat.web.connection import CLOSED_WITH
 from chat.web.endpoint import SessionSocket

@@ -13,7 +13,8 @@ from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.metrics import Metrics
 from chat.protocol.frames import ErrorCode
-from chat.sessions.registry import Departure, Refused, Sessions
+from chat.sessions.door import Departure, Refused
+from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
 from chat.sessions.turn import TurnKit
 from chat.tools.registry import Registry

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from chat.sessions.door import Departure
 from chat.sessions.outbox import Outbox
-from chat.sessions.registry import Departure, Sessions
+from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
 from infra.records import Event, SessionEnded
 from infra.store.sqlite import SqliteStore

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-from enum import Enum
 from uuid import uuid4
 
 from chat.conversation.history import History
@@ -13,6 +12,7 @@ from chat.conversation.routing import Prompts
 from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.protocol.frames import CloseCode, ErrorCode
+from chat.sessions.door import Departure, Refused, not_yours
 from chat.sessions.outbox import Outbox
 from chat.sessions.session import Session
 from chat.sessions.turn import TurnKit
@@ -34,27 +34,6 @@ WATCH_SECONDS = 1.0
 """How often the readers' deadlines are checked: one timer for all of them, not one per frame."""
 
 log = get_logger("sessions")
-
-
-class Departure(Enum):
-    """How a socket's client left its session."""
-
-    GOODBYE = "goodbye"
-    """It is done: the session ends at once, and what runs is stopped."""
-    GOING_AWAY = "going away"
-    """A page was closed, or is only being reloaded: a running reply is finished, and the session waits a moment."""
-    DROP = "drop"
-    """The connection was lost: the session waits for it to come back."""
-
-
-class Refused(Exception):
-    """The session cannot be opened; `close_code` says whether to come back."""
-
-    def __init__(self, close_code: CloseCode, code: ErrorCode, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.close_code = close_code
-        self.code = code
-        self.retry_after = retry_after
 
 
 class Sessions:
@@ -105,7 +84,7 @@ class Sessions:
         while self._live.get(session_id) is not session:  # another who waited for it has come, left and ended it
             session = await self._find_or_open(session_id, user_id)
         if session.context.user_id != user_id:
-            raise _not_yours()
+            raise not_yours()
         if timer := self._lingering.pop(session_id, None):
             timer.cancel()
         session.attach(outbox, position)
@@ -244,7 +223,7 @@ class Sessions:
                 # Last, because it raises the epoch: what is opened and then given up would never be ended.
                 row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
         except NotYours:
-            raise _not_yours() from None
+            raise not_yours() from None
         except (StoreError, TimeoutError) as error:
             log.warning("session cannot be opened", session_id=session_id, cause=str(error) or "timeout")
             message = "The conversation cannot be opened at the moment; nothing is lost."
@@ -287,7 +266,3 @@ class Sessions:
                     if outbox.stuck_for(now) > self._settings.slow_reader_seconds:
                         log.warning("reader too slow", session_id=session.session_id, epoch=session.epoch)
                         outbox.drop(CloseCode.SLOW_READER)
-
-
-def _not_yours() -> Refused:
-    return Refused(CloseCode.NOT_YOURS, ErrorCode.NOT_YOUR_SESSION, "This session belongs to another user.")

@@ -16,8 +16,9 @@ from chat.durability.journal import Journal
 from chat.metrics import LOST
 from chat.protocol.codec import ProtocolError, encode, parse
 from chat.protocol.frames import Cancel, CloseCode, Error, ErrorCode, Ping, Pong
+from chat.sessions.door import Departure, Refused
 from chat.sessions.outbox import Outbox
-from chat.sessions.registry import Departure, Refused, Sessions
+from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
 from chat.sessions.turn import SORRY
 from chat.web.connection import CLOSED_WITH, DROP, LISTEN, SEND

@@ -411,6 +411,30 @@ def test_what_was_said_before_a_call_is_not_saved_with_its_last_token() -> None:
     assert [event.role for event in ready.history[-len(ready.unsaved) :]] == ["assistant", "tool"]
 
 
+def test_a_draft_is_what_was_said_since_the_last_one() -> None:
+    """Of the part of the turn that is not recorded; nothing where nothing was said, or no turn runs."""
+    assert a_conversation().draft() is None
+    talk = running()
+    assert talk.draft() is None
+    talk.receive(TokenCame("id1", "Let "))
+    talk.receive(TokenCame("id1", "me "))
+    drafts = [talk.draft()]
+    assert talk.draft() is None
+    talk.receive(TokenCame("id1", "see."))
+    drafts.append(talk.draft())
+    talk.receive(TokenCame("id1", " Now."))  # recorded before it was drafted
+    talk.receive(ToolsAsked("id1", (ToolCall("c1", "look", "{}"),), Usage()))
+    assert talk.draft() is None
+    talk.receive(ToolAnswered("id1", "c1", 1))
+    talk.receive(TokenCame("id1", "One."))
+    drafts.append(talk.draft())
+    told = [(each.session_id, each.turn_id, each.part, each.text) for each in drafts if each]
+    assert told == [("s", "id1", 0, "Let me "), ("s", "id1", 0, "see."), ("s", "id1", 1, "One.")]
+    talk.receive(TokenCame("id1", " Done."))
+    talk.receive(ReplyFinished("id1", "complete", Usage()))
+    assert talk.draft() is None
+
+
 def test_ready_says_that_the_conversation_began_earlier() -> None:
     """Where the history was cut when it was read, and where it was cut since; a client that resumes need not know."""
     before = [said(n, f"t{n}", "hello", n, f"m{n}").event for n in range(1, 4)]

@@ -58,6 +58,16 @@ def test_the_oldest_go_when_the_bytes_are_used_up() -> None:
     assert not replay.reaches(1000)
 
 
+def test_the_latest_frame_is_kept_however_large() -> None:
+    """What was just sent can be asked for again, even where nothing else can."""
+    replay = Replay(10)
+    replay.add(Token(1, "t", "x" * 100))
+    replay.add(done := Done(2, "t", "complete", Usage()))
+    assert replay.reaches(1)
+    assert replay.after(1) == [done]
+    assert not replay.reaches(0)
+
+
 def test_numbers_that_others_replies_took_are_no_gap() -> None:
     """A `seq` that went to one connection alone is missing in the stream, and nothing else is."""
     replay = Replay(10**6)

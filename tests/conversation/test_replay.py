@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat.conversation.replay import FORGET_TOKENS, TOKEN_BYTES, Replay
-from chat.protocol.frames import Done, Saved, StreamFrame, Token, Usage
+from chat.protocol.codec import encode
+from chat.protocol.frames import Done, Error, Saved, StreamFrame, Token, Usage
 from tests.support.hypothesis_profile import lenient
 
 
@@ -66,6 +67,17 @@ def test_the_latest_frame_is_kept_however_large() -> None:
     assert replay.reaches(1)
     assert replay.after(1) == [done]
     assert not replay.reaches(0)
+
+
+def test_as_many_go_as_a_large_one_needs() -> None:
+    """Not one for each that comes: the bound holds at any time."""
+    large = Error(6, "busy", "x" * 500)
+    replay = Replay(len(encode(large)))
+    for seq in range(1, 6):
+        replay.add(Saved(seq, 0))
+    replay.add(large)
+    assert (replay.reaches(5), replay.reaches(4)) == (True, False)
+    assert replay.after(5) == [large]
 
 
 def test_numbers_that_others_replies_took_are_no_gap() -> None:

@@ -1,4 +1,4 @@
-"""What both functions know of AWS Lambda: its environment, its requests, and how it is told numbers."""
+"""What both functions know of AWS Lambda: its environment, its requests and its metrics."""
 
 import os
 from collections.abc import Mapping

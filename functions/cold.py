@@ -1,4 +1,4 @@
-"""A cold start is mostly imports, and a good part of those is the garbage collector's."""
+"""A cold start is mostly imports, and a good part of their time goes to the garbage collector."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def imports() -> Iterator[None]:
-    """Import in this block without the collector: what is made lives as long as the process, and it looks in vain."""
+    """Import in this block without the collector: what imports create lives as long as the process."""
     was_on = gc.isenabled()
     gc.disable()
     try:

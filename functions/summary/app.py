@@ -24,7 +24,7 @@ STATUS: dict[type[Exception], int] = {ValueError: 400, UnknownSession: 409, Stor
 MOST_RECEIVES = 5
 """How often the queue delivers a message before it is a dead letter: `maxReceiveCount` in `infra/aws/queues.yml`."""
 FAILED, DROPPED = "Failed", "Dropped"
-"""The numbers beside those of the outcomes."""
+"""Metrics besides the outcomes."""
 
 log = get_logger("summary")
 
@@ -53,13 +53,13 @@ class Batch(BaseModel):
 def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers, secret: str | None = None) -> FastAPI:
     """The application. `summarizer` is awaited on each request, so that the first one may open the store.
 
-    Who brings a session by HTTP must bring the `secret`, too; without one nobody can.
+    Callers by HTTP must send the `secret`. If none is set, nobody can call.
     """
     app = FastAPI(title="Session summary", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post(SQS_PATH)
     async def sqs(batch: Batch) -> dict[str, Any]:
-        """Handle each record for itself, all at once; name those that must come again."""
+        """Handle the records side by side, each for itself; name those that must come again."""
         try:
             ready = await summarizer()
         except Exception as error:

@@ -16,7 +16,7 @@ STOP_WORDS = frozenset(
 )
 TOPICS = 3
 TRANSCRIPT_CHARS = 24_000
-"""Of a long conversation a model is given the beginning and the end, each half of this."""
+"""A model gets this much of a conversation: of a longer one the beginning and the end, half each."""
 
 INSTRUCTION = (
     "Summarise the conversation below in one paragraph of at most four sentences: what the user wanted, what was "
@@ -30,7 +30,7 @@ def plain_summary(events: Sequence[Event], mode: Mode | None) -> str:
     said = [event.content for event in events if event.role == "user"]
     if not said:
         return "The session ended before anything was said."
-    # A reply that was stopped before its first word is recorded, but is none.
+    # A reply that was stopped before its first word is recorded, but does not count.
     ended = [event for event in events if event.role == "assistant" and "reason" in event.metadata and event.content]
     interrupted = sum(1 for event in ended if event.metadata.get("interrupted"))
     opening = f"{_article(mode)} conversation of {_count(len(said), 'message')} and {_count(len(ended), 'reply')}"
@@ -62,7 +62,7 @@ def _line(event: Event) -> str:
 
 
 def _topics(said: Sequence[str]) -> list[str]:
-    """The words that come up most, the earlier first among equals."""
+    """The most frequent words; among equals, the earlier first."""
     words = (word for text in said for word in WORD.findall(text.lower()) if word not in STOP_WORDS)
     return [word for word, _ in Counter(words).most_common(TOPICS)]
 

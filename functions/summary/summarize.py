@@ -13,11 +13,11 @@ from infra.store.base import storable
 from infra.telemetry import bind, get_logger
 
 MODEL_SECONDS = 20.0
-"""How long a model may take: the function itself has 30 s, and others of its batch wait."""
+"""How long a model may take: the function itself has 30 s, and the rest of the batch waits."""
 SECOND = 2
-"""The last receive of a message in which the model is asked: a session is paid for twice at the most."""
+"""The model is asked up to this receive of a message, so a session is paid for at most twice."""
 PAGE = 1000
-"""Events read at once. Servers cap a read at a number of rows; a long session takes several."""
+"""Events per read. Servers cap the rows of a read, so a long session takes several."""
 
 log = get_logger("summarize")
 
@@ -107,7 +107,7 @@ class Summarizer:
         return Outcome.IMPROVED if improved else Outcome.REPEATED
 
     async def _the_rest(self, session_id: str, events: Sequence[Event]) -> list[Event]:
-        """What comes after these, which are the first page."""
+        """The events after these, which are the first page."""
         rest: list[Event] = []
         page = events
         while len(page) >= PAGE:

@@ -13,9 +13,9 @@ from infra.telemetry import get_logger
 PAGE = 100
 """Sessions asked for at once."""
 MOST = 1000
-"""Sessions in one sweep. A sweep that is short is soon repeated, and a server may not send more rows than these."""
+"""Sessions per sweep. The next sweep comes soon, and a server may not send more rows than this."""
 WITHIN_SECONDS = 20.0
-"""After so long a sweep is cut off: the function itself has 30 s, and the hand-off may be slow to say no."""
+"""A sweep is cut off after this long: the function itself has 30 s, and a failing hand-off may be slow."""
 
 log = get_logger("sweep")
 
@@ -46,7 +46,7 @@ class Sweeper:
         with suppress(TimeoutError):
             async with asyncio.timeout(WITHIN_SECONDS):
                 while len(found) < MOST:
-                    # Those found before are there still, and before the new ones: the function has hardly begun.
+                    # Those whose announcement could not be noted are there still, before the new ones.
                     orphans = await self._store.orphans(seen_before=seen_before, limit=len(found) + PAGE)
                     new = [orphan for orphan in orphans if orphan not in found]
                     if not new:

@@ -12,7 +12,7 @@ from infra.settings import Settings
 from infra.telemetry import get_logger
 
 TIMEOUT = httpx.Timeout(35.0, connect=3.0)
-"""The function answers when the summary is written, and gives a model 20 s. To give up earlier would have it asked
+"""The function answers when the summary is written, and gives a model 20 s. Giving up earlier would ask it
 twice."""
 ADVICE = {
     400: "HANDOFF_URL: the function there does not know this message; deploy the function of this version",

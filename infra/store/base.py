@@ -119,7 +119,7 @@ class Store(Protocol):
         """Note that this container was alive then; its row is made by the first beat."""
 
     async def depart(self, container_id: str) -> None:
-        """Forget the container: what it leaves open from now on is nobody's. An unknown one is no error."""
+        """Forget the container: sessions that it leaves open are orphans from now on. It need not be known."""
 
     async def orphans(self, *, seen_before: datetime, limit: int) -> list[Orphan]:
         """Open sessions whose container departed, never beat, or last beat before this moment.

@@ -27,12 +27,12 @@ SCHEMA_VERSION = 5
 """What `schema_version()` must answer at least: raised with a migration that this file needs."""
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=60.0)
-"""HTTP/1.1, by measurement: a batch of 500 rows over TLS took this client 2.3 ms of CPU, and 5.0 ms over HTTP/2."""
+"""HTTP/1.1, by measurement: a batch of 500 rows over TLS took 2.3 ms of CPU, and 5.0 ms over HTTP/2."""
 AT_ONCE = 16
 """Requests under way at the same time, but for the journal's, which find a connection free even while a thousand
 clients come back. The queue is ours because httpx walks its own with every request: 3 ms of CPU each, not 1."""
 START_SECONDS = 10.0
-"""How long a Supabase that does not answer is asked again before the start is given up."""
+"""How long the start keeps asking a Supabase that does not answer."""
 RETRY_SECONDS = 0.5
 LEAST_ROW_CAP = 100
 """A page shorter than this is the last: no server is set to send fewer rows at once. Supabase's own cap is 1000."""

@@ -53,7 +53,7 @@ def sort(status: int, body: bytes, retry_after: str | None = None) -> StoreError
         return StoreMisconfigured(f"Supabase: a migration is missing ({text}): {MIGRATE}")
     if code == "42501":
         return StoreMisconfigured(f"SUPABASE_KEY: this key may not do the server's work ({text}): use the service key")
-    if code == "PGRST303" and "expired" not in words:  # a token of the gateway's making, from a clock a second ahead
+    if code == "PGRST303" and "expired" not in words:  # the gateway's own token, from a clock that is a second ahead
         return StoreUnavailable(f"Supabase: {text}")
     if problem.code == "":  # a connection of the server's own pool that PostgreSQL has dropped
         return StoreUnavailable(f"Supabase: {text}")
@@ -61,7 +61,7 @@ def sort(status: int, body: bytes, retry_after: str | None = None) -> StoreError
         return StoreMisconfigured(f"SUPABASE_KEY: refused ({text})")
     if _is_of(code, _LATER) or status in (408, 425, 429) or (status >= 500 and not _is_of(code, _ROW)):
         return StoreUnavailable(f"Supabase: {text}", retry_after=_seconds(retry_after))
-    if not code and status != 413:  # PostgREST names all it refuses; a gateway may not know the way today
+    if not code and status != 413:  # PostgREST always gives a code
         return StoreMisconfigured(f"SUPABASE_URL: what answers there is not a Supabase project ({text})")
     return StoreRefused(f"Supabase: {text}")
 

@@ -1,4 +1,4 @@
-"""The call that has the model choose a session's mode: made once, not for long, and never at the turn's expense."""
+"""The call that has the model choose a session's mode: made once, for a short time, and without risk to the turn."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from infra.telemetry import get_logger
 MODE_SECONDS = 3.0
 """How long the model has to name a mode; the reply waits for it."""
 MODE_CHARS = 200
-"""How much of an answer is read. A name has 32 characters at the most; who says much more does not answer."""
+"""How much of an answer is read. A name has at most 32 characters; a much longer text is no answer."""
 
 log = get_logger("mode")
 

@@ -84,19 +84,19 @@ class Outbox:
         return self._last_words is not None and not self.gone
 
     def drop(self, code: CloseCode) -> None:
-        """Give up on the reader: what is queued is let go, and the socket closed."""
+        """Give up on the reader: drop what is queued, and close the socket."""
         if not self.gone:
             self._drop(code)
             self.abandon()
 
     def abandon(self) -> None:
-        """Nothing more will be sent; let go of what was queued, and of who waited for room."""
+        """Send nothing more: drop what was queued, and release whoever waits for room."""
         self.gone = True
         self._pending.clear()
         self._made_room()
 
     def stuck_for(self, now: float) -> float:
-        """Seconds for which the batch that is being sent has not got through, at loop time `now`."""
+        """For how many seconds the current batch has been stuck, at loop time `now`."""
         return 0.0 if self._batch_since is None else now - self._batch_since
 
     async def run(self, send: Callable[[str], Awaitable[None]], close: Callable[[CloseCode], Awaitable[None]]) -> None:
@@ -119,7 +119,7 @@ class Outbox:
                 await self._wake
 
     def _can_send(self) -> bool:
-        """Whether the writer waits for work: it has sent all there was, and nothing would be overtaken."""
+        """Whether the writer is idle: everything was sent, so nothing would be overtaken."""
         return self._wake is not None and not self.gone
 
     def _queue(self, item: Token | str, chars: int) -> None:
@@ -129,7 +129,7 @@ class Outbox:
         self._chars += chars
         if self._wake is not None and not self._flushing:
             self._flush_later()
-        # A reader that was behind already is given up; one long frame is not its fault.
+        # Only a reader that was behind already is given up: one long frame is not its fault.
         if self._chars > HARD_CHARS and self._chars - chars > SOFT_CHARS:
             self.drop(CloseCode.SLOW_READER)
 
@@ -138,7 +138,7 @@ class Outbox:
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send what was put in the step before, without the writer if that can be, and come back in the next."""
+        """Send what was put in the previous step, if possible without the writer, and come back in the next one."""
         self._flushing = False
         if self._wake is None or not self._pending:
             return

@@ -25,7 +25,7 @@ class Pace:
     def fell_silent(self, tokens: int, *, to_call: bool) -> None:
         """A round is over, or was cut short, after so many pieces of text; `to_call` if it then asked for tools.
 
-        Only an answer has its speed told: before a call the model writes its arguments, too, which nobody sees come.
+        Only the speed of an answer is measured: before a call the model also writes arguments, which nobody sees.
         """
         self._tokens += tokens
         if tokens > 1 and not to_call:

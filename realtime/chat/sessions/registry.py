@@ -49,7 +49,7 @@ class Sessions:
         settings: Settings,
         container_id: str,
     ) -> None:
-        """`endings` carries ended sessions to the queue; None where nobody writes summaries."""
+        """`endings` delivers ended sessions to the queue; None if there is no queue, and so no summaries."""
         self.metrics = kit.metrics
         self._store = store
         self._journal = journal
@@ -81,7 +81,7 @@ class Sessions:
             Refused: it cannot be opened, or is somebody else's.
         """
         session = await self._find_or_open(session_id, user_id)
-        while self._live.get(session_id) is not session:  # another who waited for it has come, left and ended it
+        while self._live.get(session_id) is not session:  # meanwhile another client has joined it, left and ended it
             session = await self._find_or_open(session_id, user_id)
         if session.context.user_id != user_id:
             raise not_yours()
@@ -118,11 +118,11 @@ class Sessions:
         return self._endings is not None
 
     def is_draining(self) -> bool:
-        """Whether this container goes away, and takes no more sockets."""
+        """Whether this container is stopping, and takes no more sockets."""
         return self._closing
 
     async def drain(self, within: float) -> None:
-        """Let every session come to its end, for so many seconds, and send its clients elsewhere.
+        """Let every session come to its end within so many seconds, and send its clients elsewhere.
 
         Sessions in which nothing runs leave at once, the others with their turn, or when the time is over: then the
         turn is stopped, and kept as far as it came. A client learns what was saved before it is told to go.
@@ -132,14 +132,14 @@ class Sessions:
         deadline = asyncio.get_running_loop().time() + within
         while self._opening:
             await asyncio.wait(self._opening.values())
-        # So many come back a second: each opens its session, and all at once would be a wave.
+        # This many may come back per second: each opens its session, and all at once would be a wave.
         spread = max(MOST_RECONNECTS_A_SECOND, len(self._live)) / MOST_RECONNECTS_A_SECOND
         await asyncio.gather(
             *(self._drain_one(session, deadline, random.uniform(0.2, spread)) for session in self._live.values())
         )
         if self._leaving:
             await asyncio.wait(self._leaving.values(), timeout=LAST_SAVED_SECONDS)
-        if self._endings:  # what is not taken now lies on a disk that may go with this container
+        if self._endings:  # what is not delivered now is on a disk that may go with this container
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCED_SECONDS):
                     await self._endings.settled()
@@ -178,7 +178,7 @@ class Sessions:
             )
         if session := self._live.get(session_id):
             return session
-        # One opening a user: the store decides whose session it is, not who asked first.
+        # One opening per user: the store decides whose session it is, not who asked first.
         asked = (session_id, user_id)
         if asked not in self._opening:
             if len(self._live) + len(self._opening) >= self._settings.max_sessions:
@@ -206,9 +206,9 @@ class Sessions:
             session = Session(conversation, context, self._journal, self._kit)
             session.dispatch(Opened())
             self._live[session_id] = session
-        finally:  # in the step that makes it live: it must not take two places in between
+        finally:  # in the same step that makes it live, so that it never counts twice
             del self._opening[session_id, user_id]
-        self._linger(session, OPEN_SECONDS)  # for the socket that asked: it is attached in a moment, or gone already
+        self._linger(session, OPEN_SECONDS)  # until the socket that asked is attached; it may be gone already
         log.info("session opened", session_id=session_id, epoch=row.epoch)
         return session
 
@@ -220,7 +220,7 @@ class Sessions:
                 await self._journal.caught_up(session_id)  # those that an earlier process left, too
                 # One more than the conversation keeps, which tells it that there are earlier ones.
                 events = await self._store.latest_events(session_id, limit=self._settings.history_events + 1)
-                # Last, because it raises the epoch: what is opened and then given up would never be ended.
+                # Last, because it raises the epoch: a session opened and then given up would never be ended.
                 row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
         except NotYours:
             raise not_yours() from None
@@ -250,7 +250,7 @@ class Sessions:
         log.info("session ended", session_id=session.session_id, epoch=session.epoch, reason=reason)
 
     async def _leave(self, session: Session, ended: SessionEnded) -> None:
-        """Announce the end, but not before the last event is stored: the summary is made of what is stored."""
+        """Announce the end, but not before the last event is stored: the summary is made from stored events."""
         await session.stopped()
         await self._journal.settled()
         if self._endings:

@@ -42,7 +42,7 @@ class Session:
     def dispatch(self, happened: Input) -> None:
         """Tell the conversation what happened, and do what it decides.
 
-        What is to be recorded is recorded first: no client hears of what a kill could still undo.
+        Events are recorded first, so that no client hears of what a kill could still undo.
         """
         effects = self._conversation.receive(happened)
         if len(effects) > 1:
@@ -50,7 +50,7 @@ class Session:
         for effect in effects:
             try:
                 self._PERFORM[type(effect)](self, effect)
-            except Exception:  # the state has moved on: the other effects must follow it
+            except Exception:  # the state has changed already, so the other effects must follow
                 log.exception("effect failed", session_id=self.session_id, effect=type(effect).__name__)
 
     def attach(self, outbox: Outbox, position: Position | None = None) -> None:
@@ -153,7 +153,7 @@ class Session:
         context = contextvars.copy_context()  # the turn's log names the turn, also where a library or a tool writes it
         context.run(bind, session_id=self.session_id, epoch=self.epoch, turn_id=effect.turn_id)
         self._turn = asyncio.create_task(Turn(effect.turn_id, self, self._kit).run(), context=context)
-        # A turn tells its own end. One whose library cancelled it cannot, and nobody must wait for it.
+        # A turn reports its own end, unless a library has cancelled it. Nobody must wait for such a turn.
         died = TurnFailed(effect.turn_id, ErrorCode.INTERNAL, SORRY)
 
         def over(task: asyncio.Task[None]) -> None:
@@ -164,14 +164,14 @@ class Session:
 
     def _stop_turn(self, effect: StopTurn) -> None:
         if self._turn and not self._turn.done():
-            # Kept until it has unwound: a task nobody holds may be collected before its model call is closed.
+            # Kept until it has unwound: a task without a reference may be collected before its model call is closed.
             self._stopping.add(self._turn)
             self._turn.add_done_callback(self._stopping.discard)
             self._turn.cancel()
         self._turn = None
 
     async def stopped(self) -> None:
-        """Wait until every stopped turn has let go of its model call and tools; not for ever on one that will not."""
+        """Wait until every stopped turn has released its model call and tools, or `STOP_SECONDS` have passed."""
         if self._stopping:
             await asyncio.wait(self._stopping, timeout=STOP_SECONDS)
 

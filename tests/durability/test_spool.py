@@ -113,6 +113,14 @@ def modes_in(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
 
 
+@pytest.mark.parametrize("gone", [[2, 3], [1, 3], [1, 2, 5], [1, 2, 4, 6], [1, 6]])
+async def test_only_what_is_dropped_goes(spool: Spool, gone: list[int]) -> None:
+    """Whether or not its numbers follow each other."""
+    spool.change("c", [(number, b"") for number in range(1, 7)], [])
+    spool.change("c", [], gone)
+    assert [number for number, _ in spool.load("c")] == [number for number in range(1, 7) if number not in gone]
+
+
 async def test_nobody_else_may_read_it(spool: Spool, folder: Path) -> None:
     """It holds what people said: every file of it is its owner's alone, whatever the mask, and stays so."""
     spool.change("a", [(1, b"one")], [])
@@ -213,6 +221,8 @@ async def test_a_disk_that_lets_us_not_is_told_of_once(spool: Spool, folder: Pat
             shelf.forget([1])
             shelf.keep([(3, "three")])
         await until(lambda: spooled(folder, "c") == [b"two", b"three"])
+        shelf.keep([(4, "four")])
+        assert spooled(folder, "c")[2:] == [b"four"], "the disk is trusted again"
         await shelf.close()
     assert [(line["log_level"], line["event"]) for line in logs] == [
         ("error", "cannot be written, carrying on from memory")

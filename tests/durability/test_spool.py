@@ -113,9 +113,9 @@ def modes_in(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("gone", [[2, 3], [1, 3], [1, 2, 5], [1, 2, 4, 6], [1, 6]])
+@pytest.mark.parametrize("gone", [[2, 3], [1, 3], [1, 2, 5], [1, 2, 4, 6], [1, 6], [1, 5, 3], [3, 1, 2]])
 async def test_only_what_is_dropped_goes(spool: Spool, gone: list[int]) -> None:
-    """Whether or not its numbers follow each other."""
+    """Whether or not its numbers follow each other, and in whatever order they come."""
     spool.change("c", [(number, b"") for number in range(1, 7)], [])
     spool.change("c", [], gone)
     assert [number for number, _ in spool.load("c")] == [number for number in range(1, 7) if number not in gone]

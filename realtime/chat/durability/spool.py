@@ -79,9 +79,10 @@ class Spool:
         """
         with self._connection as db:
             db.executemany("INSERT OR IGNORE INTO spool VALUES (?, ?, ?)", ((courier, *row) for row in add))
-            if drop and drop[-1] - drop[0] == len(drop) - 1:  # as a batch is, mostly
+            first, last = min(drop, default=0), max(drop, default=0)
+            if drop and last - first == len(drop) - 1:  # they follow each other, as those of a batch mostly do
                 query = "DELETE FROM spool WHERE courier = ? AND number BETWEEN ? AND ?"
-                db.execute(query, (courier, drop[0], drop[-1]))
+                db.execute(query, (courier, first, last))
             else:
                 db.executemany("DELETE FROM spool WHERE courier = ? AND number = ?", ((courier, n) for n in drop))
 

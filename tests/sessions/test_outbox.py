@@ -385,3 +385,13 @@ async def test_nothing_overtakes_what_cannot_be_sent_at_once(
         for _ in range(2 * len(puts) + 10):
             await asyncio.sleep(0)
     assert runs([json.loads(text) for text in line.sent]) == runs([json.loads(text) for text in joined(put)])
+
+
+async def test_it_is_closing_until_it_is_closed() -> None:
+    """Not before somebody asked for it, and not once nothing more is sent."""
+    outbox = Outbox(lambda code: None)
+    assert not outbox.is_closing()
+    outbox.close(CloseCode.NORMAL)
+    assert outbox.is_closing()
+    outbox.abandon()
+    assert not outbox.is_closing()

@@ -279,3 +279,29 @@ async def test_who_does_not_read_is_not_listened_to(house: House, monkeypatch: p
     reading.set()
     frames.put_nowait({"type": "websocket.disconnect", "code": 1000})
     await asyncio.wait_for(serving, PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("departure", "reason"),
+    [(Departure.DROP, "dropped"), (Departure.GOING_AWAY, "closed"), (Departure.GOODBYE, "closed")],
+)
+async def test_how_its_client_left_is_why_a_session_ended(house: House, departure: Departure, reason: str) -> None:
+    """A lost connection is told from a page that was closed."""
+    session = await house.attach(client := house.client())
+    house.sessions.detach(session, client.outbox, departure)
+    assert await house.ended() == [("s", 1, reason)]
+
+
+async def test_a_session_is_known_while_it_opens_and_lives(house: House) -> None:
+    """And no more once it has left: whoever finds it open in the store then may announce it again."""
+    assert not house.sessions.is_known("s")
+    gate, (opening,) = await house.held_up(house.attach(client := house.client()))
+    assert house.sessions.is_known("s")
+    gate.set()
+    session = await opening
+    assert house.sessions.is_known("s")
+    assert not house.sessions.is_known("another")
+    house.sessions.detach(session, client.outbox, Departure.GOODBYE)
+    await house.ended()
+    await turns_of_the_loop()
+    assert not house.sessions.is_known("s")

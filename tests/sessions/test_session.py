@@ -152,6 +152,29 @@ async def test_clients_are_told_what_is_saved(room: Room) -> None:
     assert [event.content for event in await room.store.events("s", limit=10)] == ["one", "Fine."]
 
 
+async def test_what_is_told_is_recorded_first(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each step of the conversation: a kill in between takes nothing away that somebody has heard of."""
+    order: list[str] = []
+    record, put = room.journal.record, Outbox.put
+
+    def recording(*event: Any) -> None:
+        order.append("record")
+        record(*event)
+
+    def telling(outbox: Outbox, text: str) -> None:
+        order.append(json.loads(text)["type"])
+        put(outbox, text)
+
+    client = room.joined()
+    monkeypatch.setattr(room.journal, "record", recording)
+    monkeypatch.setattr(Outbox, "put", telling)
+    room.model.enqueue("Fine.")
+    room.says("one")
+    await client.hears("done")
+    told = [each for each in order if each != "saved"]
+    assert told == ["record", "accepted", "mode", "record", "done"]
+
+
 async def test_who_waits_until_nothing_runs_is_told(room: Room) -> None:
     """After the last turn, and not between two of them."""
     room.joined()

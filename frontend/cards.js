@@ -41,7 +41,7 @@ const Cards = (() => {
       const words = document.createTextNode("");
       const text = el("div", { className: "text", dir: "auto" }, words);
       const ending = el("p", { className: "ending", hidden: true });
-      // The log would read out every token; the whole reply is announced once it is there.
+      // A live region would read out every token; the whole reply is announced once it is complete.
       const node = el("article", { className: "message assistant", "aria-label": "Assistant", "aria-live": "off" }, text, ending);
       function update(item) {
         if (words.data !== item.text) words.data = item.text;
@@ -130,7 +130,7 @@ const Cards = (() => {
     return [pre, el("button", { type: "button", className: "link", "data-action": "unclip", "data-label": label, "aria-expanded": "false" }, label)];
   }
 
-  /** JSON indented by two, but short objects and lists on one line, as a person would write it. */
+  /** JSON indented by two, with short objects and lists on one line, as a person would write it. */
   function pretty(value, indent = "") {
     const flat = inline(value);
     if (value === null || typeof value !== "object" || flat.length + indent.length <= NARROW) return flat;

@@ -16,7 +16,7 @@ const Conversation = (() => {
 
   function reduce(state, frame) {
     if (!Object.hasOwn(ON, frame.type)) return state; // a newer server's frame
-    // Within an epoch `seq` only rises: what was seen already must not be shown twice.
+    // Within an epoch `seq` only rises, and nothing must be shown twice.
     const numbered = typeof frame.seq === "number" && frame.type !== "ready" && frame.type !== "error";
     if (numbered && frame.seq <= state.seq) return state;
     const next = ON[frame.type](state, frame);
@@ -34,7 +34,7 @@ const Conversation = (() => {
         ? state.items.map((item) => (item.messageId === frame.message_id && item.status !== "saved" ? { ...item, ...sent } : item))
         : // Another window on this session said it.
           place(state.items, { ...userItem(frame.message_id, frame.content), ...sent });
-      // Accepted for the second time, its turn may be over: if it is not, its own frames will tell.
+      // If this is the second time it is accepted, its turn may be over; if it is not, the turn's own frames will tell.
       return known?.acceptedSeq ? { ...state, items } : opened({ ...state, items }, frame.turn_id);
     },
 
@@ -70,7 +70,7 @@ const Conversation = (() => {
     local_earlier: earlier,
 
     error(state, frame) {
-      // The server goes away: the message stays as it is, and is sent where we come back to.
+      // The server is going away: the message stays as it is, and is sent to the server we reach next.
       if (frame.code === "restarting" && frame.message_id) return state;
       const refused = (item) => item.messageId === frame.message_id && item.kind === "user";
       if (frame.message_id && state.items.some(refused)) {
@@ -94,12 +94,12 @@ const Conversation = (() => {
     },
   };
 
-  /** The messages that the server has not taken, oldest first: to be sent on a new connection. */
+  /** The messages that the server has not accepted, oldest first, to be sent on a new connection. */
   function unsent(state) {
     return state.items.filter((item) => item.kind === "user" && item.status === "sending");
   }
 
-  /** What to show: the items, and a `thinking` one where the running turn has nothing to show for itself. */
+  /** What to show: the items, and a `thinking` one if the running turn has nothing to show yet. */
   function shown(state) {
     const list = items(state);
     const [turnId] = state.open;
@@ -124,7 +124,7 @@ const Conversation = (() => {
     const said = new Map(before.filter((item) => item.kind === "user").map((item) => [item.messageId, item]));
     const sameEpoch = state.epoch === frame.epoch;
     const turns = new Set(frame.history.map((event) => event.turn_id));
-    // The server keeps the last few hundred events; what this page remembers from before them, it keeps.
+    // The server sends the last few hundred events; what this page has from before them stays.
     const overlap = before.findIndex((item) => turns.has(item.turnId));
     let drawn = overlap > 0 ? before.slice(0, overlap).filter((item) => item.turnId) : [];
     const kept = drawn.length > 0;
@@ -137,7 +137,7 @@ const Conversation = (() => {
       if (event.role === "user") unfinished.add(event.turn_id);
       if (event.metadata.reason) unfinished.delete(event.turn_id);
     }
-    // No reply will come to these: the server went down before it answered. Behind the running turn, others may wait.
+    // No reply will come to these: the server went down before it answered. Others may be waiting behind the running turn.
     for (const turnId of unfinished) {
       if (turnId === frame.active_turn_id) break;
       drawn = finish(drawn, turnId, "lost");

@@ -34,14 +34,14 @@
       return false;
     }
     const sessionId = $("session").value;
-    // What waits to be sent was said to this session, or before there was one.
+    // Messages waiting to be sent were said to this session, or before there was one.
     if (state.sessionId !== null && state.sessionId !== sessionId) state = Conversation.initial();
     state = { ...state, sessionId };
     View.render(state);
     Summary.hide();
     connection?.close();
     const userId = $("user").value.trim();
-    // What this page has drawn it need not be sent again; the server says whether it can go on from there.
+    // The server need not resend what this page has drawn; it says whether it can go on from there.
     const url = () => Protocol.socketUrl(server, sessionId, userId, state.epoch === null ? null : state);
     connection = Socket.open(url, { onFrame, onState });
     if (document.activeElement?.tagName === "INPUT") $("message").focus(); // the field it is in is disabled now
@@ -71,7 +71,7 @@
   }
 
   function left(code, text) {
-    // Sent again as it is, what the server closed for would get us closed again.
+    // If what the server closed for were sent again, it would close again.
     if (code === 1007 || code === 1009) {
       for (const { messageId } of Conversation.unsent(state)) {
         dispatch({ type: "error", seq: 0, code: "message_too_long", message_id: messageId });
@@ -121,10 +121,10 @@
       const answer = await fetch(`${server}/${path}`, { signal: AbortSignal.timeout(EARLIER_WITHIN_MS) });
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
       const events = await answer.json();
-      // Meanwhile another conversation may have been begun, or this one drawn anew.
+      // Meanwhile another conversation may have begun, or this one may have been redrawn.
       if (state.first === first) dispatch({ type: "local_earlier", events, more: events.length === EARLIER });
       View.earlier("idle");
-      // Until that is drawn the reader is still at the top, and would be given the next ones as well.
+      // Until they are drawn the reader is still at the top, which would load the next ones as well.
       for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
     } catch {
       View.earlier("failed");
@@ -183,7 +183,7 @@
     try {
       sessionStorage.setItem(REMEMBERED, JSON.stringify(kept));
     } catch {
-      // Some pages opened from disk have no storage; then a reload begins a new session.
+      // A page opened from disk may have no storage; then a reload begins a new session.
     }
   }
 

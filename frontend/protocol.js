@@ -55,7 +55,7 @@ const Protocol = (() => {
     return { text: text || "Something went wrong.", remedy: known.remedy ?? null };
   }
 
-  /** A server's frame as an object; null for what is no frame, so that one bad frame does not stop the page. */
+  /** A server's frame as an object, or null if it is not one, so that a bad frame does not stop the page. */
   function parse(text) {
     try {
       const frame = JSON.parse(text);
@@ -82,7 +82,7 @@ const Protocol = (() => {
     return text.toWellFormed ? text.toWellFormed() : text.replace(/\p{Surrogate}/gu, "\uFFFD");
   }
 
-  /** Where to connect for a session, from the server's http(s) address; `position` is how far it was read. */
+  /** The address of a session's socket, from the server's http(s) address; `position` says how far it was read. */
   function socketUrl(server, sessionId, userId, position) {
     const query = new URLSearchParams();
     if (userId) query.set("user_id", userId);
@@ -93,7 +93,7 @@ const Protocol = (() => {
     return `${server.replace(/^http/, "ws")}/ws/session/${encodeURIComponent(sessionId)}${query.size ? `?${query}` : ""}`;
   }
 
-  /** The address of a server as the rest of the page uses it, or null where the text is none. */
+  /** A server's address in the form that the rest of the page uses, or null if the text is not one. */
   function serverAddress(text) {
     try {
       const url = new URL(text.includes("://") ? text : `http://${text}`);

@@ -17,7 +17,7 @@ const Socket = (() => {
 
   /**
    * Connect to `url()`, and stay connected until `close` is called or the server says not to come back.
-   * The address is asked for at every try: it names how far the stream was read.
+   * `url` is called for every try, because the address says how far the stream was read.
    *
    * `onFrame(frame)` gets every frame; `onState(state, {code, text})` every change, with words for why.
    */
@@ -41,7 +41,7 @@ const Socket = (() => {
       become(everReady ? "reconnecting" : "connecting");
       const mine = (socket = new WebSocket(url()));
       expectFrame(CONNECT_MS);
-      // A socket that was given up may still speak; only the current one counts.
+      // An abandoned socket may still deliver events; only the current one counts.
       mine.onmessage = (event) => mine === socket && receive(event.data);
       mine.onclose = (event) => mine === socket && lost(event.code);
     }

@@ -11,7 +11,7 @@ const Summary = (() => {
   const $ = (id) => document.getElementById(id);
   let current = null; // what is being asked for; a newer question makes the older one's answers void
 
-  /** Ask for the summary of this session as it was opened for the `epoch`-th time, and show it. */
+  /** Ask for the summary of this session's given epoch, and show it. */
   async function watch(server, sessionId, epoch) {
     const mine = (current = { server, sessionId, epoch });
     show({ status: "Writing the summary of this session…", waiting: true });
@@ -69,7 +69,7 @@ const Summary = (() => {
     return { final: true, text: row.final_summary || "There is no summary.", duration: humanDuration(row.duration ?? 0) };
   }
 
-  /** Whole seconds as a person says them: "1 min 12 s". */
+  /** Whole seconds in words: "1 min 12 s". */
   function humanDuration(seconds) {
     const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
     if (hours) return `${hours} h ${minutes} min`;

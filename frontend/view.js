@@ -19,7 +19,7 @@ const View = (() => {
   let wanted = null;
   let following = true; // the reader is at the end, and wants to stay there
 
-  /** Show this state with the next frame the screen draws. A hundred tokens in between cost one update. */
+  /** Show this state when the screen next draws: a hundred tokens in between cost one update. */
   function render(state) {
     if (!wanted) requestAnimationFrame(draw);
     wanted = state;
@@ -74,7 +74,7 @@ const View = (() => {
     for (const id of ["session", "user", "server", "renew"]) $(id).disabled = !off;
   }
 
-  /** Say what is the matter with the connection; no text, and the banner goes. */
+  /** Say what is wrong with the connection; without a text the banner goes away. */
   function banner(text = "", tone = "info") {
     const node = $("banner");
     node.hidden = !text;
@@ -82,7 +82,7 @@ const View = (() => {
     if (node.textContent !== text) node.textContent = text;
   }
 
-  /** Have a screen reader say this once; nothing is seen. */
+  /** Have a screen reader say this once. Nothing is visible. */
   function announce(text) {
     $("announcer").textContent = text;
   }
@@ -94,7 +94,7 @@ const View = (() => {
     else noteScroll();
   }
 
-  /** Say how the loading of earlier messages goes: "idle", "loading" or "failed". */
+  /** Show how the loading of earlier messages is going: "idle", "loading" or "failed". */
   function earlier(how) {
     $("earlier").dataset.state = how;
     $("earlier-status").textContent = { loading: "Loading earlier messages…", failed: "They could not be loaded." }[how] ?? "";

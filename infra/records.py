@@ -1,4 +1,4 @@
-"""The rows we keep and the one message the two halves exchange.
+"""The rows we store, and the one message that the two halves exchange.
 
 These are `msgspec` structs: immutable, compared by value, and encoded to JSON by the same library that
 encodes the wire frames, so a stored event looks the same in a frame, in an HTTP answer and on the queue.
@@ -12,11 +12,11 @@ import msgspec
 
 Role = Literal["user", "assistant", "tool"]
 Mode = str
-"""The name of a way to answer: one of those that the container's prompts define, or did when it was stored."""
+"""The name of a mode. The container's prompts define it, or did when the row was stored."""
 EndReason = Literal["closed", "dropped", "shutdown", "crashed"]
 
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-"""What a session id may look like; match it with `fullmatch`."""
+"""What a session id may look like. Use it with `fullmatch`."""
 
 
 def utc_now() -> datetime:
@@ -25,7 +25,7 @@ def utc_now() -> datetime:
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """One conversation's row.
+    """The row of one conversation.
 
     `epoch` counts how often the session was opened, from 1. `end_time`, `duration` (whole seconds from
     the first opening to the last end) and `final_summary` are None while the session is open.
@@ -50,7 +50,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     * user: `message_id`, the client's idempotency key
     * assistant: on a turn's last event `reason` (as in the `done` frame) and `usage`; `interrupted: true`
-      where the text is only what was said before the turn was stopped
+      if the turn was stopped, and the text is what had been said by then
     * tool: `kind` ("call" or "result"), `call_id`, `name`, and `arguments` on a call or `ok` on a result
     """
 
@@ -65,7 +65,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store knows of one user: numbers of sessions and of messages they sent, and minutes spent."""
+    """What the store knows about one user: how many sessions, messages and minutes, and when last seen."""
 
     sessions: int
     messages: int
@@ -74,7 +74,7 @@ class UserStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
-    """An open session that nobody may be taking care of.
+    """An open session that possibly no container is looking after.
 
     `last_time` is its last event's time, or its start if it has none.
     """
@@ -85,7 +85,7 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionEnded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
-    """The message that wakes the summary function: this session ended, at this epoch, then, for this reason."""
+    """The message that wakes the summary function: which session ended, at which epoch, when and why."""
 
     session_id: str
     epoch: int
@@ -102,7 +102,7 @@ class SessionEnded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Read a message off the queue.
 
         Raises:
-            ValueError: it is not JSON, of an unknown version, or a field is missing or wrong; says which.
+            ValueError: it is not JSON, its version is unknown, or a field is missing or wrong; the text says which.
         """
         try:
             ended = msgspec.json.decode(text, type=cls)

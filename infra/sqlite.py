@@ -1,4 +1,4 @@
-"""An SQLite file of our own: opened, migrated, and worked on without the event loop ever waiting for the disk."""
+"""An SQLite file: opened, migrated, and used without the event loop ever waiting for the disk."""
 
 import asyncio
 import sqlite3
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class Database:
-    """One connection on one thread of its own: every piece of work is a transaction by construction.
+    """One connection on a thread of its own. Every piece of work is one transaction.
 
-    What fails leaves as the `sqlite3.Error` it was: only the owner knows what it means.
+    Failures are raised as the `sqlite3.Error` they are: only the caller knows what they mean.
     """
 
     def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
@@ -23,10 +23,10 @@ class Database:
 
     @classmethod
     async def open(cls, path: Path, schema: Sequence[str], *, busy_seconds: float) -> Self:
-        """Open the file, made if missing, and bring its schema up to date.
+        """Open the file, create it if it is missing, and bring its schema up to date.
 
-        `schema` is the scripts that made it, in order; the file counts those it has seen. A transaction waits
-        `busy_seconds` for another process's.
+        `schema` holds the migration scripts in order; the file remembers how many it has had. A transaction waits up
+        to `busy_seconds` for one of another process.
 
         Raises:
             OSError, sqlite3.Error: the folder or file cannot be used.
@@ -40,7 +40,7 @@ class Database:
         return cls(connection, thread)
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do this in one transaction, on the thread: all of it is committed, or nothing."""
+        """Do this work on the thread, in one transaction: all of it is committed, or none."""
 
         def in_one_transaction() -> T:
             with self._connection:
@@ -49,7 +49,7 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._thread, in_one_transaction)
 
     async def close(self) -> None:
-        """Finish what was begun, and let go of file and thread."""
+        """Finish the work that has been given, then close the file and stop the thread."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown(wait=False)
 
@@ -61,7 +61,7 @@ def connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.C
     try:
         db.row_factory = sqlite3.Row
         _write_ahead(db, busy_seconds)
-        # FULL: a commit is on the disk before anybody is told of it; one fsync a transaction, not one a row.
+        # FULL: a commit is on disk before anybody hears of it. That is one fsync per transaction, not per row.
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         _migrate(db, schema)
@@ -72,7 +72,7 @@ def connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.C
 
 
 def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> None:
-    """Turn the write-ahead log on. SQLite does not wait for a lock here, so that two first openings would collide."""
+    """Turn on the write-ahead log. SQLite does not wait for the lock here, so two first openings at once would collide."""
     deadline = time.monotonic() + busy_seconds
     while True:
         try:
@@ -85,8 +85,8 @@ def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> None:
 
 
 def _migrate(db: sqlite3.Connection, schema: Sequence[str]) -> None:
-    """Apply, in order, the scripts this database has not seen; `user_version` is the number of the last one."""
-    db.execute("BEGIN IMMEDIATE")  # before the look: two processes starting at once must not apply a script twice
+    """Apply the scripts that this database has not had, in order; `user_version` is the number of the last one."""
+    db.execute("BEGIN IMMEDIATE")  # before reading the version: two processes that start at once must not apply a script twice
     with db:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         for number, script in enumerate(schema, 1):
@@ -97,7 +97,7 @@ def _migrate(db: sqlite3.Connection, schema: Sequence[str]) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Cut a script into statements. `executescript` would commit the transaction we hold."""
+    """Cut a script into statements. `executescript` would commit our transaction first."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

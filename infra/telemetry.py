@@ -1,7 +1,7 @@
-"""Structured logs, one line an event, on standard error.
+"""Structured logs on standard error, one line per event.
 
 `session_id`, `epoch`, `turn_id` and `request_id` are bound where they are known. Message contents and secrets are never
-logged: what a user said belongs in the store alone.
+logged: what a user said belongs only in the store.
 """
 
 import logging
@@ -13,7 +13,7 @@ import structlog
 
 
 class _StandardError:
-    """Standard error as it is now; that a terminal or a pipe is gone must not break what wanted to say something."""
+    """Whatever standard error is now. A terminal or pipe that has gone away must not break the code that logs."""
 
     def write(self, text: str) -> None:
         with suppress(OSError, ValueError):
@@ -56,16 +56,16 @@ def configure_logging(level: str, log_format: str) -> None:
         )
     )
     # Libraries speak up only when something is wrong: uvicorn's access lines carry user ids, and one line
-    # a request is the load balancer's business.
+    # per request is the load balancer's job.
     logging.basicConfig(level=max(logging.WARNING, getattr(logging, level.upper())), handlers=[handler], force=True)
 
 
 def bind(**values: Any) -> None:
-    """Put these on every line that is logged from here on in this task, and in the tasks it begins."""
+    """Put these values on every line logged from now on by this task and by the tasks it starts."""
     structlog.contextvars.bind_contextvars(**values)
 
 
 def get_logger(name: str, **bound: Any) -> structlog.typing.FilteringBoundLogger:
-    """A logger that names its room and carries `bound` on every line."""
+    """A logger that names its room, and adds `bound` to every line."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=name, **bound)
     return logger

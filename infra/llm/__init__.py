@@ -17,7 +17,7 @@ __all__ = [
 
 
 def open_model(settings: Settings) -> Model:
-    """The model these settings name. A provider's SDK is imported only when it is the one chosen."""
+    """The model that the settings name. A provider's SDK is imported only if it is the chosen one."""
     if settings.llm_provider == "openai":
         from infra.llm.openai import OpenAIModel
 

@@ -1,4 +1,4 @@
-"""The one vocabulary every provider is translated to. Callers never branch on the provider."""
+"""The one vocabulary that every provider is translated into. Callers never branch on the provider."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal, Protocol
@@ -9,7 +9,7 @@ FinishReason = Literal["complete", "tool_calls", "length"]
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """The model asks for a tool. `arguments` is the JSON text as the model wrote it, which may be nonsense."""
+    """The model asks for a tool. `arguments` is JSON text as the model wrote it, so it may be nonsense."""
 
     call_id: str
     name: str
@@ -17,7 +17,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One entry of the history a model is given.
+    """One entry of the history that a model is given.
 
     `tool_calls` is set on assistant messages that asked for tools; `tool_call_id` on the tool messages that
     answer them.
@@ -30,7 +30,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class ToolSpec(msgspec.Struct, frozen=True):
-    """What a model is told of a tool. `parameters` is a JSON Schema of type object."""
+    """What a model is told about a tool. `parameters` is a JSON Schema of type object."""
 
     name: str
     description: str
@@ -38,13 +38,13 @@ class ToolSpec(msgspec.Struct, frozen=True):
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the answer's text, as it came."""
+    """A piece of the answer's text, as it arrived."""
 
     text: str
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The last thing a stream yields: how it ended, and the tokens it took (0 where the provider is silent)."""
+    """The last thing a stream yields: how the answer ended, and the tokens it took (0 if the provider does not say)."""
 
     reason: FinishReason
     input_tokens: int = 0
@@ -70,7 +70,7 @@ class ModelError(Exception):
 
 
 def well_formed(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs: JSON can carry them, UTF-8 and every store cannot."""
+    """The text with U+FFFD in place of half surrogate pairs, which JSON can carry but UTF-8 and the stores cannot."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -81,7 +81,7 @@ class Model(Protocol):
         """Answer the last message, ending with one `Finished`. Closing the generator stops the call.
 
         Raises:
-            ModelError: while iterating. Providers do not retry: that is the turn's decision.
+            ModelError: while iterating. Providers never retry; the turn decides that.
         """
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ export interface SessionEnded {
   reason: string;
 }
 
-/** The body is not such a message; the text says which part of it, and quotes none. */
+/** The body is not such a message. The text names the part that is wrong, and quotes nothing. */
 export class Malformed extends Error {}
 
 type Fields = Record<string, unknown>;
@@ -20,7 +20,7 @@ const REASONS = ["closed", "dropped", "shutdown", "crashed"];
 /**
  * Read the message: bare, as the container sends it, or as the `record` of a Supabase database webhook.
  *
- * @throws {Malformed} It is not JSON, of an unknown version, or a field is missing or wrong.
+ * @throws {Malformed} It is not JSON, its version is unknown, or a field is missing or wrong.
  */
 export function readEnded(body: Uint8Array): SessionEnded {
   const fields = unwrapped(parse(body));
@@ -46,7 +46,7 @@ function parse(body: Uint8Array): unknown {
   }
 }
 
-/** To JavaScript 1.0 is the integer 1, and half of a surrogate pair is text; to the Lambda they are neither. */
+/** To JavaScript, 1.0 is the integer 1 and half a surrogate pair is text. The Lambda refuses both, and so does this. */
 function strictly(_: string, value: unknown, context?: { source?: string }): unknown {
   if (typeof value === "number") return /[.eE]/.test(context?.source ?? "") ? NaN : value;
   if (typeof value === "string" && !value.isWellFormed()) throw new SyntaxError();

@@ -2,14 +2,14 @@
  * The summary function as a Supabase Edge Function: the Lambda's twin, woken by HTTP instead of a queue.
  *
  * `POST` one `SessionEnded`, bare or as a database webhook's `record`, with `Authorization: Bearer <HANDOFF_SECRET>`.
- * 200 says what it led to; with any other answer nothing is done with, and the message should be sent again.
+ * 200 tells the outcome. After any other answer the message has not been dealt with, and should be sent again.
  *
  *   200 {"outcome": "written" | "repeated" | "stale"}
  *   400 the message is malformed; the error names the field        405 not a POST
- *   401 the secret is not the one that is set, or none is set       409 no such session, or epoch, yet
+ *   401 the secret is wrong, or none is set here                     409 no such session, or epoch, yet
  *   503 the store failed, or a setting is missing
  *
- * Whatever the model does, the session is ended: where it gives no summary, the plain one is written, and stays.
+ * Whatever the model does, the session is ended: if it gives no summary, the plain one is written, and stays.
  */
 
 import { Malformed, readEnded } from "./ended.ts";
@@ -37,14 +37,14 @@ async function handle(request: Request): Promise<Response> {
   } catch (error) {
     const { constructor, message, stack = "" } = error as Error;
     const status = STATUS.get(constructor);
-    // What we did not foresee may quote the conversation: of that, only where it happened is told, and only to the log.
+    // An unforeseen error may quote the conversation, so only its location is logged, and nothing of it is answered.
     const where = status ? undefined : stack.split("\n").filter((line) => line.startsWith("    at ")).join("\n");
     log("error", "message failed", { cause: status ? message : constructor.name, where });
     return answer(status ?? 500, { error: status ? message : "unexpected" });
   }
 }
 
-/** Whether the caller knows the secret, found out in a time that does not depend on how much of it they know. */
+/** Whether the caller knows the secret, checked in constant time. */
 async function mayCall(request: Request): Promise<boolean> {
   const secret = Deno.env.get("HANDOFF_SECRET");
   const given = /^Bearer (.+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
@@ -57,7 +57,7 @@ async function digest(text: string): Promise<Uint8Array> {
   return new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
 }
 
-/** The project's own; Supabase sets both variables. `SUPABASE_KEY` is for a run elsewhere. */
+/** The project's own store. Supabase sets both variables; `SUPABASE_KEY` is for running elsewhere. */
 function store(): Store {
   const keys = JSON.parse(Deno.env.get("SUPABASE_SECRET_KEYS") || "{}");
   const key = Deno.env.get("SUPABASE_KEY") || keys.default || Deno.env.get("SUPABASE_SERVICE_ROLE_KEY");
@@ -65,7 +65,7 @@ function store(): Store {
   return new Store(needed("SUPABASE_URL"), key);
 }
 
-/** The model to ask; without a key there is none, and the summary is the plain one. */
+/** The model to ask, or null without a key: then the summary is the plain one. */
 function model(): ModelSettings | null {
   const key = Deno.env.get("OPENAI_API_KEY");
   if (!key) return null;

@@ -9,10 +9,10 @@ export interface ModelSettings {
   maxTokens?: number;
 }
 
-/** How long a model may take: whoever sent the message waits for the answer. */
+/** How long a model may take, in milliseconds: the sender of the message is waiting. */
 const MODEL_MS = 20_000;
 
-/** The model's answer, or null where it gives none: the log says why, in our own words. */
+/** The model's answer, or null if it gives none. The log says why, in our own words. */
 export async function ask(settings: ModelSettings, messages: Message[]): Promise<string | null> {
   const request = { model: settings.model, messages, max_completion_tokens: settings.maxTokens };
   let status = 0;
@@ -34,7 +34,7 @@ export async function ask(settings: ModelSettings, messages: Message[]): Promise
   return textOf(answer);
 }
 
-/** The text of a chat completion: services that call themselves compatible may leave any part out. */
+/** The text of a chat completion. Services that call themselves compatible may leave out any part. */
 function textOf(answer: unknown): string | null {
   const choice = (answer as { choices?: { message?: { content?: unknown } }[] } | null)?.choices?.[0];
   if (!choice) return nothing("the answer broke off");

@@ -1,6 +1,6 @@
 /**
- * Moments to the microsecond, as PostgreSQL and Python keep them. A `Date` holds milliseconds: through one, a session's
- * end would differ from the one the Lambda writes.
+ * Moments to the microsecond, as PostgreSQL and Python keep them. A `Date` holds only milliseconds, and would make a
+ * session's end differ from the one that the Lambda writes.
  */
 
 /** Microseconds since 1970 in UTC. */
@@ -16,7 +16,7 @@ export function parseMoment(text: string): Moment | null {
   if (!parts) return null;
   const [, day, hour, rest, fraction = "", sign, offsetHours = "0", offsetMinutes = "0"] = parts;
   const midnight = new Date(`${day}T00:00:00Z`);
-  // A `Date` makes the 2nd of March of the 30th of February, and knows a year 0.
+  // A `Date` turns 30 February into 2 March, and accepts the year 0.
   const named = Number.isNaN(midnight.getTime()) ? "" : midnight.toISOString().slice(0, 10);
   if (named !== day || day.startsWith("0000")) return null;
   const milliseconds = BigInt(Date.parse(`${day}T${hour}${rest}Z`));
@@ -25,14 +25,14 @@ export function parseMoment(text: string): Moment | null {
   return local > LAST ? null : local - offset;
 }
 
-/** A time as PostgREST writes it, or as PostgreSQL does: with a space, and an offset of hours alone. */
+/** A time as PostgREST writes it, or as PostgreSQL does: with a space, and with an offset in whole hours. */
 export function storedMoment(text: string): Moment {
   const moment = parseMoment(text.replace(/([+-]\d\d)$/, "$1:00"));
   if (moment === null) throw new TypeError("the store's time cannot be read");
   return moment;
 }
 
-/** The moment in ISO 8601, in UTC and with all of its six digits. */
+/** The moment in ISO 8601, in UTC, with all six digits. */
 export function formatMoment(moment: Moment): string {
   const fraction = ((moment % 1_000_000n) + 1_000_000n) % 1_000_000n;
   const seconds = new Date(Number((moment - fraction) / 1000n)).toISOString().slice(0, -5);

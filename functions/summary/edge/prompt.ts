@@ -1,7 +1,7 @@
 /**
- * What to say of a conversation: the plain summary, and what a model is asked. Pure: events in, text out.
+ * The plain summary of a conversation, and what a model is asked. Pure: events in, text out.
  *
- * Word for word what `prompt.py` says; the recorded cases in `tests/events/parity` go through both.
+ * Gives word for word what `prompt.py` gives; the recorded cases in `tests/events/parity` are put to both.
  */
 
 export interface Event {
@@ -17,7 +17,7 @@ export interface Message {
   content: string;
 }
 
-/** Three letters or more, as Python's `[^\W\d_]{3,}` has it: numbers that are no digits count as letters there. */
+/** Three letters or more, as in Python's `[^\W\d_]{3,}`, where numerals that are not digits count as letters. */
 const WORD = /[\p{L}\p{Nl}\p{No}]{3,}/gu;
 const STOP_WORDS = new Set(
   ("about again all also and any are ask but can could data did does fetch for from get give had has have " +
@@ -38,7 +38,7 @@ const INSTRUCTION =
 export function plainSummary(events: Event[], mode: string | null): string {
   const said = events.filter((event) => event.role === "user").map((event) => event.content);
   if (said.length === 0) return "The session ended before anything was said.";
-  // A reply that was stopped before its first word is recorded, but is none.
+  // A reply that was stopped before its first word is recorded, but does not count.
   const ended = events.filter((event) => event.role === "assistant" && "reason" in event.metadata && event.content);
   const interrupted = ended.filter((event) => event.metadata.interrupted).length;
   const failed = events.filter((event) => event.metadata.ok === false).length;

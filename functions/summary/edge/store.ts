@@ -83,7 +83,7 @@ export class Store {
   }
 }
 
-/** The text with U+FFFD for U+0000, which PostgreSQL does not keep, and for halves of surrogate pairs. */
+/** The text with U+FFFD in place of U+0000, which PostgreSQL cannot store, and of half surrogate pairs. */
 function storable(text: string): string {
   return text.replaceAll("\0", "\ufffd").toWellFormed();
 }

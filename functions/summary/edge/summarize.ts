@@ -1,4 +1,4 @@
-/** Ends one session in the store: idempotent, in whatever order and however often it is asked. As `summarize.py`. */
+/** Ends one session in the store, as `summarize.py` does: idempotent, in whatever order and however often it is asked. */
 
 import type { SessionEnded } from "./ended.ts";
 import { ask, type ModelSettings } from "./model.ts";
@@ -6,10 +6,10 @@ import { formatMoment, storedMoment } from "./moment.ts";
 import { type Event, messagesForModel, plainSummary } from "./prompt.ts";
 import type { Session, Store } from "./store.ts";
 
-/** In the row now; in it already; or stale: the user came back, and the next end brings its own message. */
+/** Written to the row; there already (repeated); or stale: the user came back, and the next end sends its own message. */
 export type Outcome = "written" | "repeated" | "stale";
 
-/** The message names a session, or an epoch of it, that the store has not seen. It may come to. */
+/** The message names a session or an epoch that the store does not have yet. */
 export class UnknownSession extends Error {}
 
 /**
@@ -30,8 +30,8 @@ export async function summarize(ended: SessionEnded, store: Store, model: ModelS
   // Clocks differ: a session does not end before its last event.
   const moments = events.map((event) => storedMoment(event.timestamp));
   const endedAt = formatMoment(moments.reduce((last, moment) => moment > last ? moment : last, ended.endedAt));
-  // The user may come back while we write, or the same message be handled twice at once, or an event come that is not
-  // in the summary: the store decides.
+  // While we write, the user may come back, the same message may be handled a second time, or an event may arrive that
+  // the summary misses. The store decides.
   if (await store.finishSession(ended.sessionId, ended.epoch, endedAt, summary)) return "written";
   const now = await store.session(ended.sessionId);
   return now && (now.epoch > ended.epoch || now.end_time === null) ? "stale" : "repeated";
@@ -43,7 +43,7 @@ async function summaryOf(session: Session, events: Event[], model: ModelSettings
   return folded(await ask(model, messagesForModel(events)) ?? "") || plain; // an end needs no model
 }
 
-/** In one line, split where Python splits: its white space is not JavaScript's. */
+/** In one line, split where Python would split: its white space is not JavaScript's. */
 function folded(text: string): string {
   // deno-lint-ignore no-control-regex -- Python counts the separators U+001C to U+001F
   return text.split(/[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/)

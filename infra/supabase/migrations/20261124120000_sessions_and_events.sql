@@ -19,7 +19,7 @@ create table if not exists public.events (
     timestamp  timestamptz not null default now()
 );
 
--- Adopt plain tables: what holds for them may not hold for ours, and columns of another type become ours.
+-- Adopt plain tables: drop rules that may not suit ours, and convert columns of another type.
 do $$
 declare
     it record;
@@ -41,7 +41,7 @@ begin
         execute format('alter table %s drop constraint %I', it.tab, it.conname);
     end loop;
 
-    -- "Allow all", for example, would open to everybody what is private from now on.
+    -- "Allow all", for example, would open to everybody what is now private.
     for it in
         select tablename, policyname from pg_policies
         where schemaname = 'public' and tablename in ('sessions', 'events')
@@ -84,7 +84,7 @@ begin
                        it.tab, it.col, it.wanted, format(value, it.col));
     end loop;
 
-    -- An event's id is a number that rises by itself. What is none is kept as old_id, and numbered in the order of time.
+    -- An event's id is a number that the database counts up. Other ids are kept as old_id, and the rows numbered by time.
     select data_type into value from information_schema.columns
     where table_schema = 'public' and table_name = 'events' and column_name = 'id';
     if value not in ('smallint', 'integer', 'bigint') then
@@ -131,7 +131,7 @@ alter table public.events
     add column if not exists turn_id text,
     add column if not exists metadata jsonb not null default '{}';
 
--- Fill the gaps that the plain tables allow.
+-- Fill in what plain tables may lack.
 insert into public.sessions (session_id, user_id, start_time)
 select coalesce(e.session_id, 'adopted'), 'anonymous', coalesce(min(e.timestamp), now()) from public.events e
 where e.session_id is null or not exists (select from public.sessions s where s.session_id = e.session_id)
@@ -155,7 +155,7 @@ set session_id = coalesce(e.session_id, 'adopted'),
                          (select s.start_time from public.sessions s where s.session_id = e.session_id), now())
 where e.session_id is null or e.content is null or e.timestamp is null;
 
--- Other words for the three roles; what is none of them is kept in the metadata.
+-- Translate other names of the three roles; an unknown role is kept in the metadata.
 update public.events
 set role = case
         when lower(role) in ('user', 'human') then 'user'

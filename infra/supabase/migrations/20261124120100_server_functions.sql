@@ -1,5 +1,5 @@
--- What the server must do in one step, and may not be interrupted in. They run with the caller's rights, and only the
--- service role may call them.
+-- What the server must do in one atomic step. The functions run with the caller's rights, and only the service role may
+-- call them.
 
 create or replace function public.open_session(
     p_session_id text, p_user_id text, p_at timestamptz, p_container_id text

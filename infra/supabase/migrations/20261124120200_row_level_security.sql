@@ -1,5 +1,5 @@
--- Who may do what: a signed-in user reads their own sessions and events, and writes nothing; without a sign-in nothing is
--- read; the service role, which row-level security does not hold back, does the server's work.
+-- Who may do what: a signed-in user reads their own sessions and events, and writes nothing; nobody reads anything
+-- without signing in; the service role, which bypasses row-level security, does the server's work.
 
 alter table public.sessions enable row level security;
 alter table public.events enable row level security;

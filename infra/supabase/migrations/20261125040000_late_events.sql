@@ -1,6 +1,6 @@
--- An end is never before an event. A container that is cut off is taken for dead, and its sessions are summarised; then
--- it comes back, or starts again, and delivers what it kept. Such an event opens its session once more, at the same
--- epoch: whoever ends it next, its container or the sweep, has it summarised whole.
+-- A session never ends before its last event. A container that is cut off is taken for dead, and its sessions are
+-- summarised; then it comes back or restarts, and delivers the events it kept. Such an event reopens its session at the
+-- same epoch: whoever ends it next, its container or the sweep, has the whole of it summarised.
 
 create or replace function public.reopen_for_late_events() returns trigger
 language plpgsql set search_path = '' as $$

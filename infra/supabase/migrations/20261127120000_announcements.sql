@@ -1,5 +1,5 @@
--- A session whose end gets lost is announced again: more and more seldom, and not for ever. And a summary that was plain
--- because the model failed may be improved.
+-- A session whose end got lost is announced again, less and less often, and not for ever. A summary that is plain only
+-- because the model failed may be improved later.
 
 alter table public.sessions
     add column if not exists announced integer not null default 0,  -- how often its end was announced again
@@ -103,6 +103,6 @@ grant execute on function
     public.improve_summary(text, integer, text, text)
     to service_role;
 
--- Stable, not immutable: a plan that knows the answer would give it to who may not call the function.
+-- Stable, not immutable: a cached plan would hand an immutable answer even to a role that may not call the function.
 create or replace function public.schema_version() returns integer
 language sql stable set search_path = '' as $$ select 4 $$;

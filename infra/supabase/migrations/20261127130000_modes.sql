@@ -1,4 +1,4 @@
--- A mode may have any name: the prompts' file of the container defines them.
+-- A mode may have any name: the container's prompts file defines them.
 
 alter table public.sessions drop constraint if exists sessions_mode_check;
 

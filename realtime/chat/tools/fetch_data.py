@@ -17,7 +17,7 @@ async def fetch_data(
     ],
     months: Annotated[int, Field(description="How many months, from January on", ge=1, le=12)] = 6,
 ) -> dict[str, Any]:
-    """Fetch monthly figures on a topic. The data are simulated; a topic always has the same ones."""
+    """Fetch monthly figures on a topic. The data are simulated; the same topic always gives the same figures."""
     noise = hashlib.sha256(topic.strip().lower().encode()).digest()
     base = 100 + noise[0]
     rows = [{"month": MONTHS[i], "value": base + noise[i + 1] % 80 + 5 * i} for i in range(months)]

@@ -1,8 +1,8 @@
 """What a tool is, and how a model's call becomes a Python call.
 
-A tool is an async function with type hints, marked `@tool`. Its JSON Schema, what the model reads of it and
+A tool is an async function with type hints, marked `@tool`. Its JSON Schema, its description for the model and
 the check of its arguments all come from the signature and the docstring. A parameter hinted `ToolContext` is
-filled in by us and unknown to the model.
+filled in by the server; the model does not know of it.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from infra.llm import ToolSpec
 from infra.store import Store
 
 MAX_RESULT_BYTES = 64 * 1024
-"""As JSON. A result goes to the model, to every client and to the store: a longer one helps none of them."""
+"""The largest result, as JSON. It goes to the model, to every client and to the store; more would help none of them."""
 
 
 class ToolError(Exception):
@@ -45,7 +45,7 @@ class Tool(msgspec.Struct, frozen=True):
         """Check the model's arguments (JSON text), run, and return the result as plain JSON values.
 
         Raises:
-            ToolError: the arguments do not fit, or the result is no JSON or too long.
+            ToolError: the arguments do not fit, or the result is not JSON or is too long.
         """
         try:
             checked = self.arguments.model_validate_json(arguments)
@@ -113,7 +113,7 @@ class Registry:
         """Run the tool of this name; see `Tool.call`.
 
         Raises:
-            ToolError: there is none, or it cannot help.
+            ToolError: there is no such tool, or it cannot help.
         """
         if name not in self._tools:
             raise ToolError(f"there is no tool named {name!r}; there are: {', '.join(self._tools) or 'none'}")

@@ -57,6 +57,7 @@ class Database:
 def connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.Connection:
     """Open the file on this thread; see `Database.open`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # what users said is nobody else's to read; SQLite gives its other files the same mode
     db = sqlite3.connect(path, timeout=busy_seconds, check_same_thread=False)
     try:
         db.row_factory = sqlite3.Row
@@ -72,7 +73,7 @@ def connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.C
 
 
 def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> None:
-    """Turn on the write-ahead log. SQLite does not wait for the lock here, so two first openings at once would collide."""
+    """Turn on the write-ahead log. SQLite does not wait for its lock: two first openings at once would collide."""
     deadline = time.monotonic() + busy_seconds
     while True:
         try:
@@ -86,7 +87,7 @@ def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> None:
 
 def _migrate(db: sqlite3.Connection, schema: Sequence[str]) -> None:
     """Apply the scripts that this database has not had, in order; `user_version` is the number of the last one."""
-    db.execute("BEGIN IMMEDIATE")  # before reading the version: two processes that start at once must not apply a script twice
+    db.execute("BEGIN IMMEDIATE")  # first: of two processes that start at once, only one may apply a script
     with db:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         for number, script in enumerate(schema, 1):

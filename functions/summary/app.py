@@ -35,8 +35,19 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     messageId: str  # noqa: N815 - Lambda's name
-    body: str
+    body: Any = None
+    """A text, if the sender was ours. Whatever else stands there fails alone, and not its whole batch."""
     attributes: dict[str, str] = {}
+
+    def text(self) -> str:
+        """The body.
+
+        Raises:
+            ValueError: it is not a text.
+        """
+        if not isinstance(self.body, str):
+            raise ValueError("the record's body must be a string")
+        return self.body
 
     def receive(self) -> int:
         """How often the queue has delivered this record, from 1."""
@@ -80,8 +91,9 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers
 
         The caller does not come back to have a plain summary improved.
         """
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not secret or not secrets.compare_digest(given.encode(), secret.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        is_right = secrets.compare_digest(given.strip().encode(), (secret or "").encode())
+        if not secret or scheme.lower() != "bearer" or not is_right:
             return JSONResponse({"error": "HANDOFF_SECRET is not set, or not what was sent"}, 401)
         try:
             ended = SessionEnded.from_json((await request.body()).decode())
@@ -103,7 +115,7 @@ def create_app(summarizer: Callable[[], Awaitable[Summarizer]], numbers: Numbers
 async def _take(summarizer: Summarizer, record: Record) -> tuple[str, bool]:
     """What the record led to, as it is counted, and whether it must come again."""
     try:
-        outcome = await summarizer.summarize(SessionEnded.from_json(record.body), record.receive())
+        outcome = await summarizer.summarize(SessionEnded.from_json(record.text()), record.receive())
     except StoreError as error:
         return _failed(record, error)
     except (ValueError, UnknownSession) as error:

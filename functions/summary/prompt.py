@@ -14,7 +14,12 @@ STOP_WORDS = frozenset(
     "should show some stats still tell than thank thanks that the their them then there they this too use very "
     "want was were what when where which who why will with words would write yes you your".split()
 )
-TOPICS = 3
+TOPICS, TOPIC_CHARS, TOOLS = 3, 40, 10
+SUMMARY_CHARS = 4_000
+"""As much of a model's summary as is kept."""
+TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+END_TAG = re.compile(r"</(?=transcript)", re.IGNORECASE | re.ASCII)
+LINE_BREAK = re.compile(r"\r\n|[\n\v\f\r\x85\u2028\u2029]")
 TRANSCRIPT_CHARS = 24_000
 """A model gets this much of a conversation: of a longer one the beginning and the end, half each."""
 
@@ -36,8 +41,9 @@ def plain_summary(events: Sequence[Event], mode: Mode | None) -> str:
     opening = f"{_article(mode)} conversation of {_count(len(said), 'message')} and {_count(len(ended), 'reply')}"
     topics = _topics(said)
     sentences = [opening + (f" about {_listed(topics)}." if topics else ".")]
-    if tools := Counter(event.metadata["name"] for event in events if event.metadata.get("kind") == "call"):
-        used = [name if times == 1 else f"{name} ({times} times)" for name, times in tools.items()]
+    called = (_tool(event) for event in events if event.metadata.get("kind") == "call")
+    if tools := Counter(name for name in called if name):
+        used = [name if times == 1 else f"{name} ({times} times)" for name, times in list(tools.items())[:TOOLS]]
         sentences.append(f"Tools used: {_listed(used)}.")
     if failed := sum(1 for event in events if event.metadata.get("ok") is False):
         sentences.append(f"{_count(failed, 'tool call')} failed.")
@@ -57,13 +63,22 @@ def messages_for_model(events: Sequence[Event]) -> list[Message]:
 
 
 def _line(event: Event) -> str:
-    speaker = f"tool {event.metadata.get('name', '')}".strip() if event.role == "tool" else event.role
-    return f"{speaker}: {event.content}"
+    """One event: what it says can neither begin a line of its own, as if another had spoken, nor end the transcript."""
+    speaker = f"tool {_tool(event)}".strip() if event.role == "tool" else event.role
+    content = LINE_BREAK.sub("\n  ", END_TAG.sub(r"<\\/", event.content))
+    return f"{speaker}: {content}"
+
+
+def _tool(event: Event) -> str:
+    """The tool's name, if it may be one: models invent names, with markup in them."""
+    name = str(event.metadata.get("name", ""))
+    return name if TOOL_NAME.fullmatch(name) else ""
 
 
 def _topics(said: Sequence[str]) -> list[str]:
     """The most frequent words; among equals, the earlier first."""
-    words = (word for text in said for word in WORD.findall(text.lower()) if word not in STOP_WORDS)
+    found = (word for text in said for word in WORD.findall(text.lower()))
+    words = (word for word in found if word not in STOP_WORDS and len(word) <= TOPIC_CHARS)
     return [word for word, _ in Counter(words).most_common(TOPICS)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from enum import Enum
 
-from functions.summary.prompt import messages_for_model, plain_summary
+from functions.summary.prompt import SUMMARY_CHARS, messages_for_model, plain_summary
 from infra.llm import Model, ModelError, TextDelta
 from infra.records import Event, Session, SessionEnded
 from infra.store import Store
@@ -131,4 +131,4 @@ class Summarizer:
         except Exception:
             log.exception("plain summary")
             return None, False
-        return " ".join(text.split()) or None, False
+        return " ".join(text.split())[:SUMMARY_CHARS] or None, False

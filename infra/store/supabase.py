@@ -37,6 +37,10 @@ RETRY_SECONDS = 0.5
 LEAST_ROW_CAP = 100
 """A page shorter than this is the last: no server is set to send fewer rows at once. Supabase's own cap is 1000."""
 
+EVENTS = "events!events_session_id_fkey"
+"""The events of a session, by the name of the relationship: a table of the user's own that references both would make
+`events` alone ambiguous."""
+
 log = get_logger("store")
 
 
@@ -132,7 +136,7 @@ class SupabaseStore:
             nonlocal session
             if last is not None:
                 return await self._events_after(session_id, last, size)
-            query = self._client.table("sessions").select("*, events(*)").eq("session_id", session_id)
+            query = self._client.table("sessions").select(f"*, {EVENTS}(*)").eq("session_id", session_id)
             of_events = query.order("id", foreign_table="events").limit(size, foreign_table="events")
             rows = await self._run_in_turn(of_events)
             if not rows:

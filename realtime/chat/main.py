@@ -133,6 +133,6 @@ def _create_app(store: Store, sessions: Sessions, journal: Journal, settings: Se
     app.router.routes.append(
         WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))
     )
-    app.include_router(create_router(store, sessions))
+    app.include_router(create_router(store, sessions, journal))
     app.mount("/", StaticFiles(directory=FRONTEND, html=True))
     return app

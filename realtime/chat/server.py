@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -15,12 +16,15 @@ import uvloop
 
 from chat.main import Backend, open_backend
 from chat.web.connection import Connection
+from chat.web.http import HttpConnection
 from infra.port import taken
 from infra.proxy import prepare_proxies
 from infra.settings import Settings, SettingsError, load_settings, unread
 from infra.store import StoreMisconfigured
 from infra.telemetry import configure_logging, get_logger
 
+SPARE_DESCRIPTORS = 256
+"""Open files besides the sockets of sessions: the store, the model, the queue, HTTP."""
 CANNOT_START = 2
 """The exit code where a setting, the port or the store stands in the way; one line on standard error says which."""
 
@@ -70,6 +74,7 @@ def create_server(backend: Backend, settings: Settings) -> Server:
     return Server(
         uvicorn.Config(
             backend.app,
+            http=HttpConnection,
             ws=Connection,
             ws_max_size=settings.max_frame_bytes,
             ws_per_message_deflate=False,  # costs more than it saves on frames of a hundred bytes
@@ -104,6 +109,17 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def make_room_for_sockets(sessions: int) -> None:
+    """Raise the limit of open files to what so many sessions need, where it may be raised; else say so."""
+    wanted = 2 * sessions + SPARE_DESCRIPTORS  # a page that comes back has two sockets for a moment
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            get_logger("main").warning("too few open files for MAX_SESSIONS", limit=most, wanted=wanted)
+
+
 def spare_the_collector() -> None:
     """Keep the garbage collector off what lives as long as the process, and have it look less often.
 
@@ -133,6 +149,7 @@ async def serve(settings: Settings) -> None:
             host, port = listener.getsockname()[:2]
             get_logger("main").info("serving", host=host, port=port, model=settings.model)
             spare_the_collector()
+            make_room_for_sockets(settings.max_sessions)
             server = create_server(backend, settings)
             if parent := os.environ.get(PARENT_FD):
                 leave_with_parent(server, int(parent))

@@ -1,6 +1,7 @@
 """History: what a model is given is valid, whatever of a session was stored and whatever was lost."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat.conversation.history import MODEL_CHARS, NO_RESULT, History
+from chat.conversation.history import HISTORY_BYTES, MODEL_CHARS, NO_RESULT, History
 from infra.llm import Message, ToolCall
 from infra.records import Event, Role
 from tests.support.hypothesis_profile import lenient
@@ -297,7 +298,8 @@ def test_message_ids_lead_to_their_turns() -> None:
     script.user("t", "b")
     script.done("t", "c")
     script.user("u", "d")
-    assert History(script.events, PLENTY).message_turns() == {"m-a": "t", "m-b": "t", "m-d": "u"}
+    said = History(script.events, PLENTY).said()
+    assert {message_id: turn_id for message_id, (turn_id, _) in said.items()} == {"m-a": "t", "m-b": "t", "m-d": "u"}
 
 
 @pytest.mark.parametrize(
@@ -315,3 +317,17 @@ def test_a_new_session_has_nothing_to_show() -> None:
     """No event, and no message."""
     assert History([], PLENTY).events(99) == []
     assert History([], PLENTY).messages() == []
+
+
+def test_finished_turns_go_by_bytes_whatever_runs() -> None:
+    """Messages that are sent and taken back while a turn runs are forgotten, oldest first; those that wait are not."""
+    live = History([], PLENTY)
+    live.add(said("t0", "what is it?"), running="t0")
+    long = "\U0001f600" * (HISTORY_BYTES // 40)
+    for number in range(1, 31):
+        live.add(said(f"t{number}", f"{number} {long}"), running="t0", waiting=["t2"])
+    kept = [event.content.split()[0] for event in live.events(max_chars=sys.maxsize)]
+    assert kept[:2] == ["what", "2"]
+    assert kept[2:] == [str(number) for number in range(31 - len(kept[2:]), 31)]
+    assert 5 <= len(kept) <= 10
+    assert live.has_more_than(live.events(max_chars=sys.maxsize))

@@ -110,7 +110,7 @@ def recorded(
 
 
 def said(through: int, turn_id: str, content: str, second: int, message_id: str) -> Record:
-    event_id = str(uuid5(NAMESPACE_URL, f"s/{message_id}"))
+    event_id = str(uuid5(NAMESPACE_URL, f"s/{message_id}\n{content}"))
     return recorded(through, event_id, turn_id, "user", content, second, message_id=message_id)
 
 
@@ -766,3 +766,29 @@ def test_what_was_taken_can_be_shown_for_ever() -> None:
 def test_every_input_is_known() -> None:
     """The table of what may happen and the type that lists it agree."""
     assert set(get_args(inputs.Input)) == set(DECIDES)
+
+
+def test_another_message_under_a_used_id_is_refused_by_name() -> None:
+    """It would be taken for the first one: answered as that was, and its own words stored nowhere."""
+    talk = running("queue")
+    assert talk.receive(UserSaid("other words", "m1", "a")) == (
+        Reply(
+            "a",
+            wire.Error(
+                2,
+                ErrorCode.MESSAGE_ID_USED,
+                "This `message_id` was used for another message; send the new one under an id of its own.",
+                None,
+                "m1",
+            ),
+        ),
+    )
+
+
+def test_an_id_that_is_not_remembered_swallows_no_words() -> None:
+    """Under the same id, the same words are the same event, stored once, and other words are another."""
+    first, same, other = (
+        next(effect.event for effect in a_conversation().receive(UserSaid(words, "m1")) if isinstance(effect, Record))
+        for words in ("hi", "hi", "ho")
+    )
+    assert first.event_id == same.event_id != other.event_id

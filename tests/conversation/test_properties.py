@@ -45,6 +45,7 @@ from chat.protocol.frames import (
 from infra.llm import ToolCall
 from infra.records import Event, Mode, Session
 from infra.settings import WhileBusy
+from infra.store.base import storable
 from tests.conversation.test_history import assert_fit_for_a_model, recordings
 from tests.conversation.test_machine import DAWN, a_clock, a_counter
 from tests.support.hypothesis_profile import lenient
@@ -118,7 +119,8 @@ class Conversing(RuleBasedStateMachine):
         self.seq = 0
         self.through = self.saved = 0
         self.throughs: list[int] = []
-        self.turn_of: dict[str, str] = History(before, limit).message_turns()
+        self.turn_of = {message: turn for message, (turn, _) in History(before, limit).said().items()}
+        self.words_of = {message: words for message, (_, words) in History(before, limit).said().items()}
         self.waiting: list[str] = []
         self.running: str | None = None
         self.stopped: str | None = None
@@ -172,8 +174,9 @@ class Conversing(RuleBasedStateMachine):
         if isinstance(frame, TURN_FRAMES) and frame.turn_id:
             assert frame.turn_id not in self.done, "a frame of a turn after its done"
         match frame:
-            case Accepted(_, message_id, turn_id, _):
+            case Accepted(_, message_id, turn_id, content):
                 assert self.turn_of.setdefault(message_id, turn_id) == turn_id
+                self.words_of[message_id] = content
                 self.waiting.append(turn_id)
             case ModeChosen(_, mode):
                 assert self.mode is None, "a session's mode has changed"
@@ -260,6 +263,11 @@ class Conversing(RuleBasedStateMachine):
         effects = self.receive(UserSaid(content, message_id, conn))
         if self.ended:
             assert effects == ()
+        elif known and storable(self.words_of[str(message_id)]) != storable(content):
+            (refusal,) = effects
+            assert isinstance(refusal, Reply)
+            assert isinstance(refusal.frame, Error)
+            assert (refusal.frame.code, refusal.frame.message_id) == (ErrorCode.MESSAGE_ID_USED, message_id)
         elif known:
             replied: list[Any] = [effect.frame for effect in effects if isinstance(effect, Reply)]
             accepted, *end = replied

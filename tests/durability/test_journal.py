@@ -368,3 +368,20 @@ async def test_what_waits_is_counted(store: FlakyStore, spool: Spool) -> None:
     assert "realtime_journal_depth 2.0" in lines
     assert 'realtime_spool_depth{courier="journal"} 2.0' in lines
     await journal.close(within=0)
+
+
+async def test_one_session_does_not_take_the_room_of_all(
+    store: FlakyStore, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past its own share a session is refused, its neighbour is not; and past the whole, in bytes, everybody is."""
+    monkeypatch.setattr("chat.durability.journal.MOST_SESSION_BYTES", 5_000)
+    monkeypatch.setattr("chat.durability.journal.MOST_BYTES", 9_000)
+    gate = asyncio.Event()
+    store.weather.append(gate)
+    journal.record(event("x" * 5_000), 1, Told())
+    assert [journal.is_full("s"), journal.is_full("s2"), journal.is_full()] == [True, False, False]
+    journal.record(event("y" * 5_000, "s2"), 1, Told())
+    assert journal.is_full("s3")
+    gate.set()
+    await settle(journal)
+    assert [journal.is_full("s"), journal.is_full("s2"), journal.is_full()] == [False, False, False]

@@ -272,3 +272,16 @@ async def test_the_next_process_is_given_what_was_left(spool: Spool, folder: Pat
     shelf.forget([4, 5])
     await shelf.close()
     assert spooled(folder, "c") == [b"v2", b"v2"]
+
+
+async def test_the_file_shrinks_again(tmp_path: Path) -> None:
+    """What a long outage took of the disk is given back at the next start, and what was left is still there."""
+    spool = await Spool.open(tmp_path)
+    spool.change("journal", ((number, b"x" * 100_000) for number in range(1, 101)), ())
+    spool.change("journal", (), range(1, 100))
+    await spool.close()
+    large = (tmp_path / "spool.db").stat().st_size
+    again = await Spool.open(tmp_path)
+    assert again.load("journal") == [(100, b"x" * 100_000)]
+    await again.close()
+    assert (tmp_path / "spool.db").stat().st_size < large / 10

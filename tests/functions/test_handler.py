@@ -149,6 +149,18 @@ def test_a_bad_record_fails_alone(
     assert row(loop, store, "good")[0] is not None
 
 
+@pytest.mark.parametrize("body", [None, 1, {"session_id": "s1"}, []])
+def test_a_record_whose_body_is_no_text_fails_alone(
+    loop: asyncio.AbstractEventLoop, store: SqliteStore, handle: Handle, body: object
+) -> None:
+    """Whatever put it there: its batch is handled."""
+    talk(loop, store, "good")
+    event = batch("{}", ended("good"))
+    event["Records"][0]["body"] = body
+    assert handle(event) == failures("r1")
+    assert row(loop, store, "good")[0] is not None
+
+
 def test_a_store_that_fails_has_every_record_come_again(
     loop: asyncio.AbstractEventLoop, store: SqliteStore, handle: Handle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +288,8 @@ def test_a_message_may_come_by_http(
 
 
 @pytest.mark.parametrize(
-    "authorization", [None, "", "Bearer ", "Bearer wrong", "Bearer s3cret2", "s3cre", "Bearer \u00e9"]
+    "authorization",
+    [None, "", "Bearer ", "Bearer wrong", "Bearer s3cret2", "s3cre", "s3cret", "Basic s3cret", "Bearer \u00e9"],
 )
 def test_by_http_only_who_has_the_secret_is_heard(
     loop: asyncio.AbstractEventLoop,
@@ -288,6 +301,11 @@ def test_by_http_only_who_has_the_secret_is_heard(
     talk(loop, store)
     assert call(ended(), authorization)[0] == 401
     assert row(loop, store) == (None, None, None)
+
+
+def test_the_scheme_may_be_written_in_any_case(store: SqliteStore, call: Callable[..., tuple[int, Any]]) -> None:
+    """As RFC 9110 has it, and as the Edge twin does."""
+    assert call(ended(), "bearer s3cret")[0] == 409
 
 
 def test_without_a_secret_nobody_is_heard_by_http(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:

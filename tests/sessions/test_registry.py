@@ -12,7 +12,7 @@ from chat.conversation.inputs import UserSaid
 from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.metrics import Metrics
-from chat.protocol.frames import ErrorCode
+from chat.protocol.frames import CloseCode, ErrorCode
 from chat.sessions.door import Departure, Refused
 from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
@@ -28,6 +28,7 @@ from tests.sessions.test_session import PATIENCE, Client, turns_of_the_loop
 from tests.support.flaky import FlakyStore
 from tests.support.prompts import STANDARD
 from tests.support.scripted import Pause, ScriptedModel
+from tests.support.spooled import until
 
 
 class House:
@@ -305,3 +306,79 @@ async def test_a_session_is_known_while_it_opens_and_lives(house: House) -> None
     await house.ended()
     await turns_of_the_loop()
     assert not house.sessions.is_known("s")
+
+
+async def test_a_session_lives_while_one_client_is_left(house: House) -> None:
+    """A goodbye is one client's own; only the last one's ends the session."""
+    session = await house.attach(one := house.client())
+    await house.attach(two := house.client())
+    house.sessions.detach(session, one.outbox, Departure.GOODBYE)
+    assert house.sessions.is_live("s")
+    house.sessions.detach(session, two.outbox, Departure.GOODBYE)
+    assert await house.ended() == [("s", 1, "closed")]
+
+
+async def test_draining_lets_a_reply_end_and_sends_away_who_is_quiet(house: House) -> None:
+    """A quiet session ends at once, the other with its reply, and both ends are announced before it returns."""
+    quiet, busy, pause = house.client(), house.client(), Pause()
+    await house.attach(quiet, "quiet")
+    await house.chat(busy, await house.attach(busy, "busy"), "Hel", pause, "lo")
+    draining = asyncio.create_task(house.sessions.drain(within=PATIENCE))
+    await until(lambda: quiet.closed is not None)
+    assert (quiet.closed, busy.closed) == (CloseCode.RESTARTING, None)
+    assert (house.sessions.is_live("quiet"), house.sessions.is_live("busy")) == (False, True)
+    assert house.sessions.is_draining()
+    assert (await house.refusal()).code == ErrorCode.RESTARTING
+    pause.set()
+    await asyncio.wait_for(draining, PATIENCE)
+    assert [(ended.session_id, ended.reason) for ended, _ in house.announced] == [
+        ("quiet", "shutdown"),
+        ("busy", "shutdown"),
+    ]
+    assert [done["reason"] for done in busy.all("done")] == ["complete"]
+    await until(lambda: busy.closed is not None)
+    assert busy.closed == CloseCode.RESTARTING
+
+
+async def test_draining_stops_a_reply_when_the_time_is_over(house: House) -> None:
+    """What it had said by then is stored, and its session ended."""
+    await house.chat(client := house.client(), await house.attach(client), "Hel", Pause())
+    await asyncio.wait_for(house.sessions.drain(within=0.01), PATIENCE)
+    assert [(ended.reason, stored) for ended, stored in house.announced] == [("shutdown", ["hi", "Hel"])]
+    assert [done["reason"] for done in client.all("done")] == ["cancelled"]
+
+
+async def test_draining_waits_for_what_is_being_opened(house: House) -> None:
+    """Its epoch is raised already in the store: left alone, it would stay open."""
+    gate, [opening] = await house.held_up(house.attach(house.client()))
+    draining = asyncio.create_task(house.sessions.drain(within=0))
+    await turns_of_the_loop()
+    assert not draining.done()
+    gate.set()
+    await asyncio.wait_for(draining, PATIENCE)
+    await asyncio.wait([opening])
+    assert await house.ended() == [("s", 1, "shutdown")]
+
+
+async def test_a_reader_that_is_stuck_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that took nothing for `SLOW_READER_SECONDS` is closed; the one beside it stays."""
+    monkeypatch.setattr("chat.sessions.registry.WATCH_SECONDS", 0.005)
+    monkeypatch.setattr(house.sessions, "_settings", house.settings.model_copy(update={"slow_reader_seconds": 0.02}))
+    await house.attach(slow := house.client())
+    await house.attach(fast := house.client())
+    await slow.hears("ready")
+    slow.reading.clear()
+    house.sessions.start()
+    for client in (slow, fast):
+        client.outbox.put('{"type": "more"}')
+    await until(lambda: slow.dropped != [])
+    assert slow.dropped == [CloseCode.SLOW_READER]
+    assert fast.dropped == []
+
+
+async def test_the_metrics_know_what_lives_and_runs(house: House) -> None:
+    """One live session with a reply on its way is one of each; and who has a queue has summaries."""
+    await house.chat(client := house.client(), await house.attach(client), "Hel", Pause())
+    lines = house.metrics.exposition().decode().splitlines()
+    assert {"realtime_sessions_live 1.0", "realtime_turns_running 1.0", "realtime_handoff_depth 0.0"} <= set(lines)
+    assert house.sessions.has_summaries()

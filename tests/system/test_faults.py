@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 import chat.sessions.registry
+import chat.sessions.turn
 import chat.web.connection
 import infra.store.sqlite
 from chat.tools.registry import Registry, tool
@@ -39,6 +41,7 @@ async def test_a_client_that_never_reads_is_closed_and_loses_nothing(
     """It is closed with 4408, its turn runs on to the end and is stored whole, and a neighbour notices nothing."""
     monkeypatch.setattr(chat.sessions.registry, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(chat.web.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
+    monkeypatch.setattr(chat.sessions.turn, "MOST_REPLY_CHARS", sys.maxsize)  # in one reply, to have it sooner
     model = RepliesTo({"flood me": MEGABYTES})
     async with serve(model=model, slow_reader_seconds=0.5, linger_seconds=30) as server:
         websocket = await connect(f"{server.url}/ws/session/s1", proxy=None, max_size=None, max_queue=1)

@@ -1,6 +1,7 @@
 """What users of other realtime AI servers reported, as it must be here: bytes, slow readers, and lines that die."""
 
 import asyncio
+import sys
 from typing import Literal, Self
 
 import pytest
@@ -10,6 +11,7 @@ from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
 import chat.sessions.registry
+import chat.sessions.turn
 import chat.web.connection
 from chat.protocol.frames import Token
 from chat.sessions.outbox import SOFT_CHARS, Outbox
@@ -61,6 +63,7 @@ async def test_a_slow_reader_does_not_fill_the_memory(serve: Serve, monkeypatch:
 
     monkeypatch.setattr(Outbox, "_queue", measured)
     left = departures(monkeypatch)
+    monkeypatch.setattr(chat.sessions.turn, "MOST_REPLY_CHARS", sys.maxsize)  # in one reply, to have it sooner
     model = RepliesTo({"flood me": MEGABYTES})
     async with (
         serve(model=model, slow_reader_seconds=1) as server,

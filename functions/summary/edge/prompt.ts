@@ -26,6 +26,13 @@ const STOP_WORDS = new Set(
     "want was were what when where which who why will with words would write yes you your").split(" "),
 );
 const TOPICS = 3;
+const TOPIC_CHARS = 40;
+const TOOLS = 10;
+/** As much of a model's summary as is kept, in code points. */
+export const SUMMARY_CHARS = 4_000;
+const TOOL_NAME = /^[A-Za-z0-9_.-]{1,64}$/;
+const END_TAG = /<\/(?=transcript)/gi;
+const LINE_BREAK = /\r\n|[\n\v\f\r\x85\u2028\u2029]/g;
 /** Of a long conversation a model is given the beginning and the end, each half of this. */
 const TRANSCRIPT_CHARS = 24_000;
 
@@ -43,14 +50,14 @@ export function plainSummary(events: Event[], mode: string | null): string {
   const interrupted = ended.filter((event) => event.metadata.interrupted).length;
   const failed = events.filter((event) => event.metadata.ok === false).length;
   const topics = mostCommon(said.flatMap(words)).slice(0, TOPICS).map(([word]) => word);
-  const tools = counted(events.filter((event) => event.metadata.kind === "call").map((event) => named(event)));
+  const tools = counted(events.filter((event) => event.metadata.kind === "call").map((event) => named(event)).filter((name) => name));
 
   const opening = `${article(mode)} conversation of ${count(said.length, "message")} and ${
     count(ended.length, "reply")
   }`;
   const sentences = [opening + (topics.length ? ` about ${listed(topics)}.` : ".")];
   if (tools.size) {
-    const used = [...tools].map(([name, times]) => times === 1 ? name : `${name} (${times} times)`);
+    const used = [...tools].slice(0, TOOLS).map(([name, times]) => times === 1 ? name : `${name} (${times} times)`);
     sentences.push(`Tools used: ${listed(used)}.`);
   }
   if (failed) sentences.push(`${count(failed, "tool call")} failed.`);
@@ -75,17 +82,20 @@ export function messagesForModel(events: Event[]): Message[] {
   ];
 }
 
+/** One event: what it says can neither begin a line of its own, as if another had spoken, nor end the transcript. */
 function line(event: Event): string {
   const speaker = event.role === "tool" ? `tool ${named(event)}`.trim() : event.role;
-  return `${speaker}: ${event.content}`;
+  return `${speaker}: ${event.content.replace(END_TAG, "<\\/").replace(LINE_BREAK, "\n  ")}`;
 }
 
+/** The tool's name, if it may be one: models invent names, with markup in them. */
 function named(event: Event): string {
-  return String(event.metadata.name ?? "");
+  const name = String(event.metadata.name ?? "");
+  return TOOL_NAME.test(name) ? name : "";
 }
 
 function words(text: string): string[] {
-  return (text.toLowerCase().match(WORD) ?? []).filter((word) => !STOP_WORDS.has(word));
+  return (text.toLowerCase().match(WORD) ?? []).filter((word) => !STOP_WORDS.has(word) && Array.from(word).length <= TOPIC_CHARS);
 }
 
 /** How often each comes up, in the order of first appearance. */

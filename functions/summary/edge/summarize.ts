@@ -3,7 +3,7 @@
 import type { SessionEnded } from "./ended.ts";
 import { ask, type ModelSettings } from "./model.ts";
 import { formatMoment, storedMoment } from "./moment.ts";
-import { type Event, messagesForModel, plainSummary } from "./prompt.ts";
+import { type Event, messagesForModel, plainSummary, SUMMARY_CHARS } from "./prompt.ts";
 import type { Session, Store } from "./store.ts";
 
 /** Written to the row; there already (repeated); or stale: the user came back, and the next end sends its own message. */
@@ -46,6 +46,7 @@ async function summaryOf(session: Session, events: Event[], model: ModelSettings
 /** In one line, split where Python would split: its white space is not JavaScript's. */
 function folded(text: string): string {
   // deno-lint-ignore no-control-regex -- Python counts the separators U+001C to U+001F
-  return text.split(/[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/)
+  const line = text.split(/[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/)
     .filter((part) => part).join(" ");
+  return Array.from(line).slice(0, SUMMARY_CHARS).join("");
 }

@@ -4,6 +4,7 @@ There is one list, of stored events. The model's messages are derived from it ea
 from the store after a crash is made valid by the same few lines as a live one.
 """
 
+import sys
 from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
@@ -18,21 +19,51 @@ MODEL_CHARS = 200_000
 """How much history a model is given, about 50,000 tokens: with more than fits, every turn would be refused."""
 
 
+HISTORY_BYTES = 2 * 1024 * 1024
+"""How much memory a session's events may take. A text takes up to four bytes a character."""
+EVENT_BYTES = 1024
+"""What an event takes besides its text."""
+
+
 class History:
-    """The last `limit` events of a session, and the turn that runs in any case, however long it gets."""
+    """The last `limit` events of a session, fewer if they take more than `HISTORY_BYTES`.
+
+    The turns that run or wait are kept in any case: their number and their messages are bounded elsewhere.
+    """
 
     def __init__(self, events: Iterable[Event], limit: int) -> None:
         self._events = list(events)
         self._limit = limit
         self._forgot = len(self._events) > limit
         del self._events[:-limit]
+        self._bytes = sum(map(_bytes_of, self._events))
+        self._drop_finished({self._events[-1].turn_id} if self._events else ())
 
-    def add(self, event: Event, running: str) -> None:
-        """Append an event, and drop the oldest past the limit, but none from the `running` turn on."""
+    def add(self, event: Event, running: str, waiting: Collection[str] = ()) -> None:
+        """Append an event, and drop the oldest.
+
+        Past the limit they go up to the `running` turn; past the bound in bytes, wherever they are, unless their turn
+        is running or `waiting`.
+        """
         self._events.append(event)
+        self._bytes += _bytes_of(event)
         while len(self._events) > self._limit and self._events[0].turn_id != running:
-            del self._events[0]
-            self._forgot = True
+            self._drop(0)
+        if self._bytes > HISTORY_BYTES:
+            self._drop_finished({running, event.turn_id, *waiting})
+
+    def _drop_finished(self, unfinished: Collection[str]) -> None:
+        """Drop the oldest events until the rest is within the bound in bytes, but none of these turns."""
+        at = 0
+        while self._bytes > HISTORY_BYTES and at < len(self._events):
+            if self._events[at].turn_id in unfinished:
+                at += 1
+            else:
+                self._drop(at)
+
+    def _drop(self, at: int) -> None:
+        self._bytes -= _bytes_of(self._events.pop(at))
+        self._forgot = True
 
     def events(self, max_chars: int) -> list[Event]:
         """The latest events, oldest first: as many as fit into `max_chars`, but at least one."""
@@ -47,9 +78,9 @@ class History:
         """Whether anything was said before these, the latest events."""
         return self._forgot or len(latest) < len(self._events)
 
-    def message_turns(self) -> dict[str, str]:
-        """For each client's message id, the turn that answers it."""
-        return {e.metadata["message_id"]: e.turn_id for e in self._events if "message_id" in e.metadata}
+    def said(self) -> dict[str, tuple[str, str]]:
+        """For each client's message id, the turn that answers it, and its words."""
+        return {e.metadata["message_id"]: (e.turn_id, e.content) for e in self._events if "message_id" in e.metadata}
 
     def end_of(self, turn_id: str) -> Event | None:
         """The event that ended this turn, if it has ended and is not forgotten."""
@@ -74,10 +105,16 @@ class History:
         # A turn whose question was dropped is no longer a whole exchange.
         whole = [turn for name, turn in turns.items() if turn[0].role == "user" and name not in without]
         sizes = [sum(len(event.content) for event in turn) for turn in whole]
-        first = 0
-        while first < len(whole) - 1 and sum(sizes[first:]) > MODEL_CHARS:
+        first, total = 0, sum(sizes)
+        while first < len(whole) - 1 and total > MODEL_CHARS:
+            total -= sizes[first]
             first += 1
         return [message for turn in whole[first:] for message in _turn_messages(turn)]
+
+
+def _bytes_of(event: Event) -> int:
+    """About how much memory an event takes. What a tool was given is kept twice, as text and as values."""
+    return EVENT_BYTES + sys.getsizeof(event.content) * (2 if event.role == "tool" else 1)
 
 
 def _turn_messages(events: list[Event]) -> Iterator[Message]:

@@ -18,8 +18,14 @@ def user_said(state: State, it: inputs.UserSaid) -> Effects:
     if state.ended:
         return
     message_id = it.message_id or state.new_id()
-    if known := state.turn_of.get(message_id):
-        yield from _said_again(state, it, message_id, known)
+    words_id = state.words_id(message_id, it.content)
+    if known := state.said.get(message_id):
+        turn_id, known_words_id = known
+        if words_id == known_words_id:
+            yield from _said_again(state, it, message_id, turn_id)
+        else:
+            other = "This `message_id` was used for another message; send the new one under an id of its own."
+            yield Reply(it.to, wire.Error(state.next_seq(), wire.ErrorCode.MESSAGE_ID_USED, other, None, message_id))
         return
     if state.turn and not _takes_another(state):
         busy = "A reply is being written; send this again when it is done, or stop it first."
@@ -29,12 +35,12 @@ def user_said(state: State, it: inputs.UserSaid) -> Effects:
         return
     merge = state.while_busy == "merge" and state.waiting
     turn_id = state.waiting[-1] if merge else state.new_id()
-    state.turn_of[message_id] = turn_id
-    if len(state.turn_of) > REMEMBERED_MESSAGES:
-        del state.turn_of[next(iter(state.turn_of))]
+    state.said[message_id] = (turn_id, words_id)
+    if len(state.said) > REMEMBERED_MESSAGES:
+        del state.said[next(iter(state.said))]
     yield state.send(wire.Accepted(state.next_seq(), message_id, turn_id, it.content))
     # The same message sent again after a crash has the same event id: storing it twice stores it once.
-    yield state.record("user", it.content, turn_id, {"message_id": message_id}, state.id_for(message_id))
+    yield state.record("user", it.content, turn_id, {"message_id": message_id}, words_id)
     if state.mode is None and (mode := state.prompts.route(it.content)):
         yield from turns.choose_mode(state, mode)
     if state.turn and state.while_busy == "interrupt":

@@ -14,6 +14,7 @@ from chat.conversation.routing import Prompts
 from chat.protocol import frames as wire
 from infra.records import Event, Role, Session
 from infra.settings import WhileBusy
+from infra.store.base import storable
 
 Effects = Iterable[Effect]
 
@@ -55,7 +56,11 @@ class State:
         self.turn: OpenTurn | None = None
         self.waiting: list[str] = []
         """One turn id per message that waits; merged messages share theirs."""
-        self.turn_of = history.message_turns()
+        self.said = {
+            message_id: (turn_id, self.words_id(message_id, words))
+            for message_id, (turn_id, words) in history.said().items()
+        }
+        """For each message id that is remembered, its turn, and the id of its words."""
         self.unsaved: deque[int] = deque()
         """For each event that is not known to be stored, in order, the `seq` up to which clients were told of it."""
         self.ended = False
@@ -92,10 +97,10 @@ class State:
     def keep(self, event: Event) -> Record:
         """Store this event; see `record`."""
         turn_id = event.turn_id
-        self.history.add(event, running=self.turn.turn_id if self.turn else turn_id)
+        self.history.add(event, self.turn.turn_id if self.turn else turn_id, self.waiting)
         self.unsaved.append(self.seq)
         return Record(event, self.seq)
 
-    def id_for(self, name: str) -> str:
-        """An event id that is the same whenever it is made from the same name."""
-        return stable_id(self.session_id, name)
+    def words_id(self, message_id: str, words: str) -> str:
+        """The event id of a message: the same for the same words under the same id, and another for any others."""
+        return stable_id(self.session_id, f"{message_id}\n{storable(words)}")

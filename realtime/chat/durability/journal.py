@@ -1,6 +1,7 @@
 """Write-behind to the store: chat never waits for a write, and `saved` is told only after one is committed."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -20,6 +21,10 @@ GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.25
 """A commit costs the same for one event as for many, so the first event waits this long for others. The wait grows with
 the time that the store takes."""
 
+MOST_BYTES, MOST_SESSION_BYTES = 64 * 1024 * 1024, 4 * 1024 * 1024
+"""What may wait for the store, in memory and in the spool, before messages are refused: in all, and of one session."""
+EVENT_BYTES = 1024
+"""What an event takes besides its text."""
 INTERRUPTED_EVENTS = 1000
 """How many of a session's latest events are looked at to tell how far an interrupted turn was stored."""
 
@@ -49,6 +54,9 @@ class Journal:
         self._store = store
         self._metrics = metrics
         self._max_events = max_events
+        self._waiting: Counter[str] = Counter()
+        """For each session, the bytes of its events that are not stored; `_bytes` is their sum."""
+        self._bytes = 0
         self._courier = Courier(
             "journal",
             self._deliver,
@@ -73,6 +81,8 @@ class Journal:
         for entry in await self._courier.recover(shelf):
             written = entry.written
             self._recovered.add(written.session_id if isinstance(written, Event) else written[0])
+            if isinstance(written, Event):
+                self._hold(written)
 
     def start(self) -> None:
         """Begin to write, on the running loop."""
@@ -88,6 +98,7 @@ class Journal:
 
     def record(self, event: Event, through: int, on_saved: Callable[[int], None]) -> None:
         """Store the event soon; then call `on_saved` with the highest `through` of its batch."""
+        self._hold(event)
         self._courier.put(_Entry(event, on_saved, through))
         if self._drafts and event.role == "assistant":
             self._drafts.recorded(event)
@@ -102,8 +113,10 @@ class Journal:
         oldest = next((each for each in written if isinstance(each, Event)), None)
         return max(0.0, (utc_now() - oldest.timestamp).total_seconds()) if oldest else 0.0
 
-    def is_full(self) -> bool:
-        """Whether as much waits as may."""
+    def is_full(self, session_id: str = "") -> bool:
+        """Whether as much waits as may: in all, or of this session, so that one does not take the room of all."""
+        if self._waiting[session_id] >= MOST_SESSION_BYTES or self._bytes >= MOST_BYTES:
+            return True
         return self._courier.waiting() >= self._max_events
 
     async def settled(self) -> None:
@@ -166,6 +179,7 @@ class Journal:
             for entry in batch:
                 if isinstance(entry.written, Event) and entry.written.role == "assistant":
                     self._drafts.stored(entry.written)
+        self._let_go(batch)
         through: dict[Callable[[int], None], int] = {}
         for entry in batch:
             if entry.on_saved:
@@ -176,6 +190,19 @@ class Journal:
             except Exception:  # the batch is stored: one listener's trouble must not have it written again
                 log.exception("saved, but could not be told")
         return ()
+
+    def _hold(self, event: Event) -> None:
+        size = _bytes_of(event)
+        self._bytes += size
+        self._waiting[event.session_id] += size
+
+    def _let_go(self, batch: Sequence[_Entry]) -> None:
+        for event in (entry.written for entry in batch if isinstance(entry.written, Event)):
+            size = _bytes_of(event)
+            self._bytes -= size
+            self._waiting[event.session_id] -= size
+            if self._waiting[event.session_id] <= 0:
+                del self._waiting[event.session_id]
 
     async def _append(self, events: Sequence[Event]) -> None:
         """Store the events. A row the store will never take is set aside alone, found by halving."""
@@ -198,6 +225,11 @@ class Journal:
             middle = len(events) // 2
             await self._append(events[:middle])
             await self._append(events[middle:])
+
+
+def _bytes_of(event: Event) -> int:
+    """About how much memory an event takes, and how much of the spool. Of a tool's, arguments are kept twice."""
+    return EVENT_BYTES + len(event.content.encode("utf-8", "replace")) * (2 if event.role == "tool" else 1)
 
 
 _written = msgspec.json.Decoder(Written)

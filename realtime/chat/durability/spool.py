@@ -24,6 +24,8 @@ SCHEMA = (
     ) WITHOUT ROWID;
     """,
 )
+MOST_FREE_BYTES = 8 * 1024 * 1024
+"""How much of the file may be empty before it is made smaller, at the next start."""
 BUSY_SECONDS = 0.1
 """How long a write, and with it the event loop, waits for another program that has the file open."""
 
@@ -57,6 +59,7 @@ class Spool:
         try:
             connection = await asyncio.to_thread(connect, path, SCHEMA, BUSY_SECONDS)
             connection.execute("PRAGMA synchronous = OFF")
+            _shrink(connection)
             return cls(connection, lock)
         except (OSError, sqlite3.Error) as error:
             os.close(lock)
@@ -90,6 +93,13 @@ class Spool:
         """Let go of the file: the next process may have it."""
         self._connection.close()
         os.close(self._lock)
+
+
+def _shrink(connection: sqlite3.Connection) -> None:
+    """Give back what an earlier trouble took of the disk: SQLite keeps the pages of rows that are gone."""
+    (free,), (size,) = (connection.execute(f"PRAGMA {it}").fetchone() for it in ("freelist_count", "page_size"))
+    if free * size > MOST_FREE_BYTES:
+        connection.execute("VACUUM")
 
 
 def _claim(path: Path) -> int:

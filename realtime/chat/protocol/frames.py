@@ -172,6 +172,7 @@ class ErrorCode(str, Enum):
     BAD_FIELD = "bad_field"
     EMPTY_MESSAGE = "empty_message"
     MESSAGE_TOO_LONG = "message_too_long"
+    MESSAGE_ID_USED = "message_id_used"
     BAD_SESSION_ID = "bad_session_id"
     BAD_USER_ID = "bad_user_id"
     NOT_YOUR_SESSION = "not_your_session"
@@ -203,6 +204,7 @@ class CloseCode(Enum):
     BAD_REQUEST = (4400, False, "the session or user id is not acceptable")
     NOT_YOURS = (4403, False, "the session belongs to another user")
     SLOW_READER = (4408, True, "the client did not read fast enough")
+    TOO_FAST = (4429, True, "the client sent more frames than anybody has a use for")
     INTERNAL = (4500, True, "something went wrong on our side")
     STORE_UNAVAILABLE = (4503, True, "the session cannot be opened now")
 

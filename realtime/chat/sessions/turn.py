@@ -19,7 +19,7 @@ from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
 from chat.protocol.frames import ErrorCode, Usage
 from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
-from chat.tools.registry import Registry, ToolContext, ToolError
+from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import well_formed
 from infra.telemetry import get_logger
@@ -27,6 +27,10 @@ from infra.telemetry import get_logger
 MODEL_ATTEMPTS = 3
 FAIR_SHARE = 32
 """Chunks a turn takes before it lets others run. A model whose answer is already there would never suspend."""
+MOST_REPLY_CHARS = 512 * 1024
+"""Where a reply is cut, as one that reached the model's own limit is: about 130,000 tokens."""
+MOST_NAME_CHARS = 128
+"""The longest name of a tool, and id of a call, that is kept of what a model invents."""
 REARM_SECONDS = 1.0
 """The stall timeout is reset at most this often. Resetting it for every chunk would cost a timer per token."""
 
@@ -124,7 +128,7 @@ class Turn:
         """Pass the model's text on as it comes; return what it asks for at its end."""
         calls: list[ToolCall] = []
         finished: Finished | None = None
-        taken = shown = 0
+        taken = shown = chars = 0
         time = asyncio.get_running_loop().time
         rearm = min(REARM_SECONDS, self._kit.stall_seconds / 4)
         try:
@@ -139,6 +143,11 @@ class Turn:
                             self._pace.speaks()
                         self._talk.dispatch(TokenCame(self._turn_id, chunk.text))
                         shown += 1
+                        chars += len(chunk.text)
+                        if chars > MOST_REPLY_CHARS:
+                            log.warning("reply cut", chars=chars)
+                            finished = Finished("length", 0, 0)
+                            break
                     elif type(chunk) is ToolCall:
                         calls.append(self._unique(chunk))
                     elif type(chunk) is Finished:
@@ -153,8 +162,7 @@ class Turn:
                     if (now := time()) - armed >= rearm:
                         deadline.reschedule(now + self._kit.stall_seconds + rearm)  # never too early
                         armed = now
-            if finished is None:
-                raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
+            finished = _whole(finished)
         except TimeoutError as error:
             raise ModelError("model_timeout", "The model did not answer in time.", retryable=not shown) from error
         except ModelError as error:
@@ -175,7 +183,7 @@ class Turn:
         except TimeoutError:
             problem, outcome = f"no answer within {self._kit.tool_seconds:g} s", "timeout"
         except ToolError as error:
-            problem = well_formed(str(error))
+            problem = well_formed(str(error)[:MOST_PROBLEM_CHARS])
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
@@ -188,12 +196,24 @@ class Turn:
         self._talk.dispatch(ToolAnswered(self._turn_id, call.call_id, result, problem))
 
     def _unique(self, call: ToolCall) -> ToolCall:
-        """The call in Unicode, under an id that no other of this turn has: some leave ids out, or repeat them."""
-        call_id = well_formed(call.call_id)
+        """The call in Unicode, under an id that no other of this turn has: some leave ids out, or repeat them.
+
+        Raises:
+            ModelError: its arguments are too long for any tool.
+        """
+        if len(call.arguments) > MOST_ARGUMENT_CHARS:
+            raise ModelError("model_refused", "The model's call of a tool was too long.", retryable=False)
+        call_id = well_formed(call.call_id)[:MOST_NAME_CHARS]
         if not call_id or call_id in self._call_ids:
             call_id = f"call_{uuid4().hex[:12]}"
         self._call_ids.add(call_id)
-        return ToolCall(call_id, well_formed(call.name), well_formed(call.arguments))
+        return ToolCall(call_id, well_formed(call.name)[:MOST_NAME_CHARS], well_formed(call.arguments))
+
+
+def _whole(finished: Finished | None) -> Finished:
+    if finished is None:
+        raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
+    return finished
 
 
 def _name(error: ModelError) -> str:

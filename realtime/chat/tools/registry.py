@@ -19,6 +19,12 @@ MAX_RESULT_BYTES = 64 * 1024
 """The largest result, as JSON. It goes to the model, to every client and to the store; more would help none of them."""
 
 
+MOST_ARGUMENT_CHARS = 64 * 1024
+"""The longest arguments that a tool is given, as JSON text."""
+MOST_PROBLEM_CHARS = 2_000
+"""As much of a tool's error as is told."""
+
+
 class ToolError(Exception):
     """A tool cannot help, for a reason the model should read."""
 

@@ -10,9 +10,11 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import PlainTextResponse
 
+from chat.durability.journal import Journal
 from chat.metrics import CONTENT_TYPE
 from chat.sessions.registry import Sessions
 from chat.web.answers import UNKNOWN, EventAnswers, Health, Liveness, SessionAnswer
+from chat.web.pages import page_after, page_before
 from infra.port import SERVICE
 from infra.records import SESSION_ID
 from infra.store import Store, StoreError
@@ -28,6 +30,8 @@ FEATURES = {
     "post_session_processing": True,
 }
 MOST_EVENTS = 1000
+MOST_LAG_SECONDS = 15.0
+"""How old an event may be that waits for the store before the container calls itself unhealthy."""
 PING_SECONDS = 2.0
 """How long the store may take to answer before the container calls itself unhealthy."""
 
@@ -36,8 +40,8 @@ SessionId = Annotated[str, PathParameter(pattern=f"^{SESSION_ID.pattern}$")]
 log = get_logger("api")
 
 
-def create_router(store: Store, sessions: Sessions) -> APIRouter:
-    """The routes over one store and this container's live sessions."""
+def create_router(store: Store, sessions: Sessions, journal: Journal) -> APIRouter:
+    """The routes over one store, what waits to be written to it, and this container's live sessions."""
     router = APIRouter()
 
     @router.get("/health", responses={200: {"model": Health}, 503: {"model": Health}}, response_model=None)
@@ -54,6 +58,10 @@ def create_router(store: Store, sessions: Sessions) -> APIRouter:
             log.warning("unhealthy", part="store", cause=str(error) or "no answer")
             response.status_code = 503
             return healthy | {"status": "unhealthy", "failing": ["store"]}
+        if (lag := journal.lag()) > MOST_LAG_SECONDS:  # a full disk is read as before, and takes no write
+            log.warning("unhealthy", part="journal", lag=round(lag, 1))
+            response.status_code = 503
+            return healthy | {"status": "unhealthy", "failing": ["journal"]}
         return healthy
 
     @router.get("/live", responses={200: {"model": Liveness}, 503: {"model": Liveness}}, response_model=None)
@@ -97,12 +105,13 @@ def _add_sessions(router: APIRouter, store: Store, sessions: Sessions) -> None:
         """The stored events after the given `id`, oldest first; ask again with the last `id` for the next page.
 
         With `before`, an `event_id`, those just before that event, oldest first; ask again with the first `event_id`.
+        A page ends early where it would be larger than 1 MiB; an empty one is the last.
         """
         await _existing(session_id)
         try:
             if before:
-                return _json(await store.events_before(session_id, str(before), limit=limit))
-            return _json(await store.events(session_id, after=after, limit=limit))
+                return await page_before(store, session_id, str(before), limit)
+            return await page_after(store, session_id, after, limit)
         except StoreError as error:
             raise _unavailable(error) from error
 

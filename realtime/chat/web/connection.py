@@ -12,9 +12,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 
 from chat.metrics import LOST
+from chat.protocol.frames import CloseCode
 
 SEND, DROP, LISTEN, CLOSED_WITH = "chat.send", "chat.drop", "chat.listen", "chat.closed_with"
 """The keys in the ASGI scope's extensions for `send_now`, `drop`, `listen` and `closed_with` of `Connection`."""
+MOST_IDLE_FRAMES = 500
+"""How many frames without content (pings, pongs, empty parts of a message) a client may send in a second."""
+SLICE_BYTES = 4096
+"""How much of what arrived is parsed before the connection may be closed for it: a frame has two bytes at least."""
 GRACE_SECONDS = 5.0
 """How long a reader that wakes up has to read its close code before the socket is torn down."""
 
@@ -24,6 +29,8 @@ class Connection(WebSocketsSansIOProtocol):
 
     _take: Callable[[str], bool] | None = None
     _may_take = False
+    _idle_frames = 0
+    _idle_since = 0.0
 
     def handle_connect(self, event: Any) -> None:
         """Offer what we add to the application, whose task has been made but has not run yet."""
@@ -46,12 +53,17 @@ class Connection(WebSocketsSansIOProtocol):
         self._take = take
 
     def send_receive_event_to_app(self) -> None:
-        """Give a frame to who listens, or queue it."""
-        take = self._take
-        if take and self._may_take and self.queue.empty() and self.curr_msg_data_type == "text" and not self.close_sent:
-            self._may_take = False
-            with contextlib.suppress(UnicodeDecodeError):  # for the queue's side, which closes with 1007
-                if take(b"".join(self.frames).decode()):
+        """Give a frame to who listens, or queue it. One that is not UTF-8 closes the connection."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                text = b"".join(self.frames).decode()
+            except UnicodeDecodeError:  # uvicorn's own answer logs a traceback, and raises where a close came with it
+                self.frames = []
+                self.drop(CloseCode.BAD_UTF8.code, CloseCode.BAD_UTF8.reason)
+                return
+            if self._take and self._may_take and self.queue.empty():
+                self._may_take = False
+                if self._take(text):
                     self.frames = []
                     return
         super().send_receive_event_to_app()
@@ -73,7 +85,8 @@ class Connection(WebSocketsSansIOProtocol):
             return
         self.stop_keepalive()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.conn.send_close(code, reason)
+        with contextlib.suppress(InvalidState):  # the client's own close came with what it is closed for
+            self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
@@ -89,17 +102,44 @@ class Connection(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what arrived; answer also a handshake that only the HTTP parser could read, such as a 9 kB cookie."""
         self._may_take = True
-        super().data_received(data)
+        for start in range(0, len(data), SLICE_BYTES):
+            super().data_received(data[start : start + SLICE_BYTES])
+            if self.close_sent or self.transport.is_closing():
+                break
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             self.transport.close()
 
     def handle_ping(self) -> None:
         """Answer a ping, unless the client does not read: the pongs would pile up in our memory."""
+        if self._is_flooded():
+            return
         if self.writable.is_set():
             super().handle_ping()
         else:
             self.conn.data_to_send()
+
+    def handle_pong(self, event: Any) -> None:
+        """Take a pong."""
+        if not self._is_flooded():
+            super().handle_pong(event)
+
+    def handle_cont(self, event: Any) -> None:
+        """Take a part of a message; an empty one is no part of anything."""
+        if event.data or event.fin or not self._is_flooded():
+            super().handle_cont(event)
+
+    def _is_flooded(self) -> bool:
+        """Count a frame without content; whether there are so many that the connection is closed."""
+        if self.close_sent:
+            return True
+        now = self.loop.time()
+        if now - self._idle_since > 1:
+            self._idle_since, self._idle_frames = now, 0
+        self._idle_frames += 1
+        if self._idle_frames > MOST_IDLE_FRAMES:
+            self.drop(CloseCode.TOO_FAST.code, CloseCode.TOO_FAST.reason)
+        return self.close_sent
 
     def handle_close(self, event: Any) -> None:
         """Close, and cut the connection of a client that does not read the close frame."""

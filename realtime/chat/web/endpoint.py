@@ -149,7 +149,7 @@ class SessionSocket:
         elif self._sessions.is_draining():  # the client sends it again where it comes back to
             restarting = "The server is restarting; this message is taken when you are back."
             session.dispatch(FrameRefused(outbox, ErrorCode.RESTARTING, restarting, frame.message_id, 1.0))
-        elif self._journal.is_full():
+        elif self._journal.is_full(session.session_id):
             full = "The server cannot store messages at the moment; send this again later."
             session.dispatch(
                 FrameRefused(outbox, ErrorCode.STORE_UNAVAILABLE, full, frame.message_id, JOURNAL_RETRY_SECONDS)

@@ -1,13 +1,14 @@
 """The demo model: predictable, so that everything around it can be seen for what it is."""
 
 import json
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from chat.tools import standard_tools
 from infra.llm import Finished, Message, TextDelta, ToolCall, ToolSpec
-from infra.llm.demo import LONGEST_REPLY, DemoModel
+from infra.llm.demo import LONGEST_REPLY, TOKEN, WANTED, DemoModel
 from tests.support.prompts import STANDARD
 
 CASUAL = Message("system", STANDARD.modes["casual"].prompt)
@@ -166,3 +167,20 @@ async def test_it_has_an_answer_to_nothing() -> None:
     """Even an empty history gets a reply that ends."""
     tokens, calls, end = await answer()
     assert (bool(tokens), calls, end.reason) == (True, [], "complete")
+
+
+@pytest.mark.parametrize("character", [" ", "1", "x", "\u3000", "1 "])
+def test_reading_takes_time_in_proportion(character: str) -> None:
+    """Twice the text takes about twice the time, whatever it is made of: no pattern begins anew at every character."""
+
+    def seconds(length: int) -> float:
+        said = character * (length // len(character))
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            TOKEN.findall(said)
+            WANTED.search(said)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert seconds(160_000) < 20 * seconds(20_000) + 0.01

@@ -331,3 +331,13 @@ async def test_migrations_are_numbered_and_applied_to_the_last(store: SqliteStor
     assert numbers == list(range(1, len(numbers) + 1))
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (numbers[-1],)
+
+
+async def test_nobody_else_may_read_it(path: Path) -> None:
+    """What users said is readable by its owner alone, in the write-ahead log as well."""
+    store = await SqliteStore.open(path)
+    await store.open_session("s", "u", at=DAWN, container_id="box")
+    assert {file.name: file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == dict.fromkeys(
+        ("realtime.db", "realtime.db-shm", "realtime.db-wal"), 0
+    )
+    await store.close()

@@ -65,7 +65,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store knows about one user: how many sessions, messages and minutes, and when last seen."""
+    """What the store knows about one user's latest 1,000 sessions: how many, messages, minutes, and when last seen."""
 
     sessions: int
     messages: int

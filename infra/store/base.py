@@ -49,6 +49,11 @@ MOST_ANNOUNCEMENTS = 8
 """How often the end of one session is announced, over two days. The migrations have the same number."""
 
 
+MOST_COUNTED = 1000
+"""How many of a user's latest sessions their figures are made of: `anonymous` may have had a million. The migrations
+have the same number."""
+
+
 class Store(Protocol):
     """Sessions and their events. Every verb may raise `StoreUnavailable`; times are timezone-aware.
 
@@ -113,7 +118,7 @@ class Store(Protocol):
         """
 
     async def user_stats(self, user_id: str) -> UserStats:
-        """The user's own figures; zeros and None for an unknown user."""
+        """The user's own figures, of their latest `MOST_COUNTED` sessions; zeros and None for an unknown user."""
 
     async def beat(self, container_id: str, *, at: datetime) -> None:
         """Note that this container was alive then; its row is made by the first beat."""

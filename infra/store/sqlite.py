@@ -16,6 +16,7 @@ from infra.records import Event, Mode, Orphan, Session, UserStats, utc_now
 from infra.sqlite import Database
 from infra.store.base import (
     MOST_ANNOUNCEMENTS,
+    MOST_COUNTED,
     NotYours,
     StoreMisconfigured,
     StoreRefused,
@@ -186,13 +187,13 @@ class SqliteStore:
                         (SELECT count(*) FROM events e WHERE e.session_id = s.session_id AND e.role = 'user') AS said,
                         coalesce(s.end_time, (SELECT max(e.timestamp) FROM events e WHERE e.session_id = s.session_id),
                                  s.start_time) AS last_time
-                    FROM sessions s WHERE s.user_id = ?
+                    FROM (SELECT * FROM sessions WHERE user_id = ? ORDER BY start_time DESC LIMIT ?) s
                 )
                 SELECT count(*) AS sessions, coalesce(sum(said), 0) AS messages, max(last_time) AS last_seen,
                     coalesce(sum(max(0, julianday(last_time) - julianday(start_time))), 0.0) * 1440 AS minutes
                 FROM seen
                 """,
-                (user_id,),
+                (user_id, MOST_COUNTED),
             ).fetchone()
         )
         return UserStats(

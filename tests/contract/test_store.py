@@ -12,7 +12,7 @@ import pytest
 
 from infra.records import Event, Orphan, Role, Session, UserStats
 from infra.store import NotYours, Store, StoreError, StoreRefused
-from infra.store.base import MOST_ANNOUNCEMENTS
+from infra.store.base import MOST_ANNOUNCEMENTS, MOST_COUNTED
 from infra.store.sqlite import SqliteStore
 from infra.store.supabase import SupabaseStore
 from tests.conftest import make_settings
@@ -565,6 +565,13 @@ async def test_the_figures_of_a_user(store: Store) -> None:
     await store.append([an_event((await an_open_session(store)).session_id)])
     last_seen = DAWN + 3 * MINUTE
     assert await store.user_stats(user_id) == UserStats(sessions=2, messages=3, minutes=4.5, last_seen=last_seen)
+
+
+async def test_figures_are_made_of_the_latest_sessions(store: Store) -> None:
+    """Reading them takes bounded work, however many sessions a user such as `anonymous` has had."""
+    user_id = fresh("u")
+    await asyncio.gather(*(an_open_session(store, user_id) for _ in range(MOST_COUNTED + 5)))
+    assert (await store.user_stats(user_id)).sessions == MOST_COUNTED
 
 
 async def test_the_figures_of_one_who_said_nothing(store: Store) -> None:

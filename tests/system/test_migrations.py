@@ -290,3 +290,43 @@ def test_old_ids_are_kept(database: tuple[str, Connection]) -> None:
     assert {row["old_id"]: row["content"] for row in events} == before
     assert events[0]["content"] == "first"
     assert [row["timestamp"] for row in events] == sorted(row["timestamp"] for row in events)
+
+
+def test_what_was_dropped_can_be_restored(database: tuple[str, Connection]) -> None:
+    """`db push` shows no notices: the table's comment has the statements, beside what it said before."""
+    url, connection = database
+    KINDS["usual"].make(connection)
+    connection.execute("""
+        alter table sessions add constraint "not root" check (user_id <> 'root');
+        comment on table sessions is 'ours';
+        alter table sessions enable row level security;
+        create policy "allow all" on sessions for all to public using (true) with check (user_id is not null);
+        create policy "read" on sessions for select to authenticated using (user_id = 'me');
+    """)
+    wanted = "select policyname, permissive, roles, cmd, qual, with_check from pg_policies where tablename = 'sessions'"
+    before = connection.execute(f"{wanted} order by 1").fetchall()
+    push_migrations(url)
+    comment = connection.execute("select obj_description('sessions'::regclass) as text").fetchone()
+    assert comment
+    first, *statements = comment["text"].split("\n")
+    assert first == "ours"
+    for statement in statements:
+        connection.execute(statement)
+    restored = connection.execute(f"{wanted} and policyname in ('allow all', 'read') order by 1").fetchall()
+    assert restored == before
+    with pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute("insert into sessions (session_id, user_id) values ('s', 'root')")
+
+
+@pytest.mark.parametrize("apply", [paste, push_migrations])
+def test_a_column_that_nobody_fills_is_named(database: tuple[str, Connection], apply: Any) -> None:
+    """Every session would be refused for it: so the push is, until it has a default."""
+    url, connection = database
+    KINDS["usual"].make(connection)
+    connection.execute("alter table sessions add tenant text; update sessions set tenant = 'x'")
+    connection.execute("alter table sessions alter tenant set not null")
+    with pytest.raises((psycopg.Error, CannotStart), match=r"sessions\.tenant"):
+        apply(url)
+    connection.execute("alter table sessions alter column tenant set default 'none'")
+    apply(url)
+    connection.execute("select * from open_session('s', 'u', now(), 'box')")

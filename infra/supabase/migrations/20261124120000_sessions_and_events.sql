@@ -25,6 +25,7 @@ declare
     it record;
     value text;
     counter text;
+    dropped text;
 begin
     if exists (
         select from information_schema.columns
@@ -34,20 +35,29 @@ begin
     end if;
 
     for it in
-        select conrelid::regclass as tab, conname, pg_get_constraintdef(oid) as rule from pg_constraint
+        select conrelid::regclass as tab, conrelid as id, conname, pg_get_constraintdef(oid) as rule from pg_constraint
         where conrelid in ('public.sessions'::regclass, 'public.events'::regclass) and contype in ('f', 'c')
     loop
         raise notice 'dropping constraint % of %: %', it.conname, it.tab, it.rule;
         execute format('alter table %s drop constraint %I', it.tab, it.conname);
+        dropped := format('alter table %s add constraint %I %s;', it.tab, it.conname, it.rule);
+        execute format('comment on table %s is %L', it.tab, concat_ws(E'\n', obj_description(it.id), dropped));
     end loop;
 
-    -- "Allow all", for example, would open to everybody what is now private.
+    -- "Allow all", for example, would open to everybody what is now private. Some tools that push migrations show no
+    -- notices, so the statements that would restore what is dropped are kept in the table's comment.
     for it in
-        select tablename, policyname from pg_policies
+        select tablename, policyname, permissive, roles, cmd, qual, with_check from pg_policies
         where schemaname = 'public' and tablename in ('sessions', 'events')
     loop
         raise notice 'dropping policy "%" of %', it.policyname, it.tablename;
         execute format('drop policy %I on public.%I', it.policyname, it.tablename);
+        dropped := format('create policy %I on public.%I as %s for %s to %s', it.policyname, it.tablename, it.permissive,
+                it.cmd, array_to_string(it.roles, ', '))
+            || coalesce(' using (' || it.qual || ')', '') || coalesce(' with check (' || it.with_check || ')', '') || ';';
+        execute format('comment on table public.%I is %L', it.tablename, concat_ws(
+            E'\n', obj_description(format('public.%I', it.tablename)::regclass, 'pg_class'), dropped
+        ));
     end loop;
 
     perform set_config('TimeZone', 'UTC', true);  -- A time without a zone is taken for UTC.

@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPATH := realtime:.
 
 .DEFAULT_GOAL := help
-.PHONY: help run container supabase edge test lint format bench chaos clean
+.PHONY: help run container supabase edge test lint format bench chaos soak clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ bench: .venv/test.stamp node_modules/stamp ## Measure this server beside a bare 
 
 chaos: .venv/test.stamp node_modules/stamp ## Kill everything at random under load, and count what was lost
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: .venv/test.stamp node_modules/stamp ## Serve polite visitors while strangers attack, and count what they felt
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## Remove what was installed, but no data
 	rm -rf .venv node_modules .serverless .pytest_cache .mypy_cache .ruff_cache

@@ -13,7 +13,7 @@ from tests.system.browser import open_browser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "realtime/PROTOCOL.md", "infra/RUNBOOK.md"]
-DOCUMENTS += ["infra/aws/README.md", "infra/supabase/README.md"]
+DOCUMENTS += ["infra/aws/README.md", "infra/supabase/README.md", "infra/SECURITY.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,1 @@
+"""`make soak`: polite visitors are served while strangers do what they can."""

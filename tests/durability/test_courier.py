@@ -198,6 +198,21 @@ async def test_after_a_full_batch_nobody_waits(far_end: FarEnd, monkeypatch: pyt
     await courier.close(within=0)
 
 
+async def test_a_batch_grows_with_what_waits(far_end: FarEnd) -> None:
+    """Of much that waits it takes a quarter at once, up to its bound, and of little no less than ever."""
+    courier = Courier("test", far_end.deliver, batch_size=2, most_batch_size=10, expected=Rain)
+    for number in range(60):
+        courier.put(number)
+    courier.start()
+    await asyncio.wait_for(courier.settled(), PATIENCE)
+    sizes = [len(batch) for batch in far_end.asked]
+    assert sizes[:3] == [10, 10, 10]
+    assert sizes[-1] == 2
+    assert sorted(sizes, reverse=True) == sizes
+    assert [number for batch in far_end.asked for number in batch] == list(range(60))
+    await courier.close(within=0)
+
+
 async def test_closing_carries_what_is_left(courier: Courier[int], far_end: FarEnd) -> None:
     """What was put before the close arrives if it can, and then nothing is lost."""
     far_end.weather.append(Rain())

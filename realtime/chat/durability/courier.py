@@ -36,6 +36,7 @@ class Courier(Generic[T]):
         deliver: Callable[[Sequence[T]], Awaitable[Sequence[T]]],
         *,
         batch_size: int,
+        most_batch_size: int = 0,
         ordered: bool = True,
         gather_seconds: float = 0.0,
         most_gather_seconds: float = 0.0,
@@ -47,6 +48,9 @@ class Courier(Generic[T]):
         during a delivery gathers anew. So a far end that is near gets its items at once, and one that is far gets more
         of them in each of fewer deliveries.
 
+        A batch grows with what waits, from `batch_size` to `most_batch_size`: on a busy loop each costs a step's wait,
+        however large it is.
+
         Unless the items must arrive in order, those that are not taken go back behind the others.
 
         `expected` failures are logged in a line, all others with their traceback. One that has a `retry_after` is
@@ -54,6 +58,7 @@ class Courier(Generic[T]):
         """
         self._deliver = deliver
         self._batch_size = batch_size
+        self._most_batch_size = max(batch_size, most_batch_size)
         self._ordered = ordered
         self._gather_seconds = gather_seconds
         self._most_gather_seconds = max(gather_seconds, most_gather_seconds)
@@ -154,7 +159,7 @@ class Courier(Generic[T]):
             due, filled = self._put, 0.0
             while self._queue and (self._delivered < due or len(self._queue) >= self._batch_size):
                 self._take_batch()
-                filled = max(filled, len(self._batch) / self._batch_size)
+                filled = max(filled, min(1.0, len(self._batch) / self._batch_size))
                 began = time()
                 await self._carry()
                 rest = RESTS * (time() - began) * (1 - filled)
@@ -162,7 +167,8 @@ class Courier(Generic[T]):
                 self._wake.clear()
 
     def _take_batch(self) -> None:
-        self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
+        size = max(self._batch_size, min(len(self._queue) // 4, self._most_batch_size))
+        self._batch = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
 
     async def _carry(self) -> None:
         """Deliver the batch, however often it takes."""

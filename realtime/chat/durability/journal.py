@@ -16,7 +16,7 @@ from infra.records import Event, Mode, utc_now
 from infra.store import Store, StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable
 from infra.telemetry import get_logger
 
-BATCH_EVENTS = 500
+BATCH_EVENTS, MOST_BATCH_EVENTS = 500, 2000
 GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.25
 """A commit costs the same for one event as for many, so the first event waits this long for others. The wait grows with
 the time that the store takes."""
@@ -61,6 +61,7 @@ class Journal:
             "journal",
             self._deliver,
             batch_size=BATCH_EVENTS,
+            most_batch_size=MOST_BATCH_EVENTS,
             gather_seconds=GATHER_SECONDS,
             most_gather_seconds=MOST_GATHER_SECONDS,
             expected=(StoreUnavailable, StoreMisconfigured),

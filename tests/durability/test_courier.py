@@ -207,7 +207,7 @@ async def test_a_batch_grows_with_what_waits(far_end: FarEnd) -> None:
     await asyncio.wait_for(courier.settled(), PATIENCE)
     sizes = [len(batch) for batch in far_end.asked]
     assert sizes[:3] == [10, 10, 10]
-    assert sizes[-1] == 2
+    assert min(sizes[:-1]) == 2
     assert sorted(sizes, reverse=True) == sizes
     assert [number for batch in far_end.asked for number in batch] == list(range(60))
     await courier.close(within=0)

@@ -50,7 +50,9 @@ export function plainSummary(events: Event[], mode: string | null): string {
   const interrupted = ended.filter((event) => event.metadata.interrupted).length;
   const failed = events.filter((event) => event.metadata.ok === false).length;
   const topics = mostCommon(said.flatMap(words)).slice(0, TOPICS).map(([word]) => word);
-  const tools = counted(events.filter((event) => event.metadata.kind === "call").map((event) => named(event)).filter((name) => name));
+  const tools = counted(
+    events.filter((event) => event.metadata.kind === "call").map((event) => named(event)).filter((name) => name),
+  );
 
   const opening = `${article(mode)} conversation of ${count(said.length, "message")} and ${
     count(ended.length, "reply")
@@ -95,7 +97,9 @@ function named(event: Event): string {
 }
 
 function words(text: string): string[] {
-  return (text.toLowerCase().match(WORD) ?? []).filter((word) => !STOP_WORDS.has(word) && Array.from(word).length <= TOPIC_CHARS);
+  return (text.toLowerCase().match(WORD) ?? []).filter((word) =>
+    !STOP_WORDS.has(word) && Array.from(word).length <= TOPIC_CHARS
+  );
 }
 
 /** How often each comes up, in the order of first appearance. */

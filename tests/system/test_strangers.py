@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 import chat.web.http
 from chat.tools.registry import Registry, ToolError, tool
 from chat.web.connection import MOST_IDLE_FRAMES
-from chat.web.http import MOST_REQUEST_BYTES
+from chat.web.http import MOST_REQUEST_BYTES, HttpConnection
 from chat.web.pages import PAGE_BYTES
 from infra.llm import ToolCall
 from infra.records import Event, utc_now
@@ -288,3 +288,29 @@ async def test_health_knows_a_store_that_takes_no_writes(
         assert answer.json()["failing"] == ["journal"]
         gate.set()
         await eventually(http, "/health", 200)
+
+
+async def test_every_request_of_a_lost_connection_is_told(
+    serve: Serve, stored: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several that were sent at once the first may be the one that is answered: it must not write any more."""
+    gone: asyncio.Queue[HttpConnection] = asyncio.Queue()
+    lost = HttpConnection.connection_lost
+
+    def connection_lost(self: HttpConnection, exc: Exception | None) -> None:
+        lost(self, exc)
+        gone.put_nowait(self)
+
+    monkeypatch.setattr(HttpConnection, "connection_lost", connection_lost)
+    store = FlakyStore(stored)
+    async with serve(store=store) as server:
+        store.reached.clear()
+        store.weather.append(gate := asyncio.Event())
+        _, writer = await asyncio.open_connection("127.0.0.1", int(server.http.rsplit(":", 1)[1]))
+        writer.write(b"GET /sessions/s1/events HTTP/1.1\r\nHost: here\r\n\r\n" * 3)
+        await asyncio.wait_for(store.reached.wait(), PATIENCE)
+        writer.transport.abort()
+        connection = await asyncio.wait_for(gone.get(), PATIENCE)
+        assert [cycle.disconnected for cycle in connection._answering] == [True] * 3
+        gate.set()
+        await is_answered(server)

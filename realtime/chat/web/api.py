@@ -32,6 +32,8 @@ FEATURES = {
 MOST_EVENTS = 1000
 MOST_LAG_SECONDS = 15.0
 """How old an event may be that waits for the store before the container calls itself unhealthy."""
+PAGES_AT_ONCE = 4
+"""How many pages are read from the store side by side: whoever reads back must not hold up who wants to talk."""
 PING_SECONDS = 2.0
 """How long the store may take to answer before the container calls itself unhealthy."""
 
@@ -84,6 +86,7 @@ def create_router(store: Store, sessions: Sessions, journal: Journal) -> APIRout
 
 def _add_sessions(router: APIRouter, store: Store, sessions: Sessions) -> None:
     """The routes that read conversations back."""
+    reading = asyncio.Semaphore(PAGES_AT_ONCE)
 
     @router.get("/sessions/{session_id}", responses=UNKNOWN | {200: {"model": SessionAnswer}})
     async def session(session_id: SessionId) -> Response:
@@ -109,9 +112,10 @@ def _add_sessions(router: APIRouter, store: Store, sessions: Sessions) -> None:
         """
         await _existing(session_id)
         try:
-            if before:
-                return await page_before(store, session_id, str(before), limit)
-            return await page_after(store, session_id, after, limit)
+            async with reading:
+                if before:
+                    return await page_before(store, session_id, str(before), limit)
+                return await page_after(store, session_id, after, limit)
         except StoreError as error:
             raise _unavailable(error) from error
 

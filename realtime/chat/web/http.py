@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from infra.telemetry import get_logger
 
@@ -27,6 +27,7 @@ class HttpConnection(HttpToolsProtocol):
     _received = 0
     _head_timer: asyncio.TimerHandle | None = None
     _still_timer: asyncio.TimerHandle | None = None
+    _answering: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
@@ -34,9 +35,13 @@ class HttpConnection(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop every timer."""
+        """Stop every timer, and tell every request that waits for its answer: uvicorn tells only the last."""
         self._head_came()
         self._moves()
+        for cycle in self._answering:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -58,6 +63,9 @@ class HttpConnection(HttpToolsProtocol):
         """Answer, or hand over to the WebSocket."""
         self._head_came()
         super().on_headers_complete()
+        if self.cycle:
+            begun = (each for each in self._answering if not each.response_complete and each is not self.cycle)
+            self._answering = (*begun, self.cycle)
 
     def pause_writing(self) -> None:
         """Watch a client that is behind with reading."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -17,6 +18,8 @@ THINK_SECONDS = (0.5, 3.0)
 class Seen:
     """What the visitors saw, all of them together."""
 
+    openings: list[float] = field(default_factory=list)
+    """Seconds from connecting to `ready`."""
     waits: list[float] = field(default_factory=list)
     """Seconds from a message sent to the first piece of its answer."""
     refused: list[str] = field(default_factory=list)
@@ -24,9 +27,10 @@ class Seen:
     accepted: dict[str, list[str]] = field(default_factory=dict)
     """For each session the messages that it accepted."""
 
-    def percentile(self, share: float) -> float:
-        """The wait that this share of all messages did not exceed; 0 without any."""
-        return sorted(self.waits)[int(share * (len(self.waits) - 1))] if self.waits else 0.0
+
+def percentile(waits: Sequence[float], share: float) -> float:
+    """The wait that this share of them did not exceed; 0 without any."""
+    return sorted(waits)[int(share * (len(waits) - 1))] if waits else 0.0
 
 
 async def visit(url: str, session_id: str, until: float, seen: Seen) -> None:
@@ -36,7 +40,10 @@ async def visit(url: str, session_id: str, until: float, seen: Seen) -> None:
     mine = seen.accepted.setdefault(session_id, [])
     while loop.time() < until:
         try:
+            began = time.monotonic()
             async with await ChatClient.connect(url, session_id) as client:
+                await client.until("ready")
+                seen.openings.append(time.monotonic() - began)
                 while loop.time() < until:
                     await _say(client, f"hello number {len(mine)} of {session_id}", mine, seen)
                     await asyncio.sleep(random.uniform(*THINK_SECONDS))

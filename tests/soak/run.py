@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from infra.local.postgres import Postgres
 from infra.local.supabase import STANDALONE, Lite, push_migrations
 from tests.chaos.world import ROOT, Process
-from tests.soak.polite import Seen, missing, visit
+from tests.soak.polite import Seen, missing, percentile, visit
 from tests.support.supabase import free_port
 
 MOST_BYTES = 400 * 1024 * 1024
@@ -37,7 +38,8 @@ class Outcome:
             "messages": len(waits.waits),
             "refused": f"{len(waits.refused)} {dict(Counter(waits.refused)) or ''}",
             "cut off": waits.cut,
-            "first token": f"median {waits.percentile(0.5) * 1000:.0f} ms, p99 {waits.percentile(0.99) * 1000:.0f} ms",
+            "opening": _spread(waits.openings),
+            "first token": _spread(waits.waits),
             "memory": f"{self.most_bytes / 1024 / 1024:.0f} MiB at most",
             "not stored": self.missing,
             "tracebacks": self.tracebacks,
@@ -55,6 +57,10 @@ class Outcome:
             "visitors who never got an answer": int(not seen.waits),
         }
         return [f"{number} {what}" for what, number in promises.items() if number]
+
+
+def _spread(waits: Sequence[float]) -> str:
+    return f"median {percentile(waits, 0.5) * 1000:.0f} ms, p99 {percentile(waits, 0.99) * 1000:.0f} ms"
 
 
 def soak(folder: Path, store: str, visitors: int, seconds: float) -> Outcome:

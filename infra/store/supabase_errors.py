@@ -9,7 +9,7 @@ import msgspec
 
 from infra.store.base import StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable
 
-MIGRATE = "apply infra/supabase/migrations, with `npx supabase --workdir infra db push` or in the SQL editor"
+MIGRATE = "apply infra/supabase/migrations, with `npx supabase --workdir infra db push --remote` or in the SQL editor"
 MOST_RETRY_AFTER_SECONDS = 60.0
 
 _MISSING = ("PGRST202", "PGRST204", "PGRST205", "42P01", "42703", "42883")

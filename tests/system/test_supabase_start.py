@@ -66,7 +66,7 @@ async def test_a_missing_migration(postgres: Postgres, prepare: str) -> None:
             database.execute("CREATE OR REPLACE FUNCTION schema_version() RETURNS int LANGUAGE sql AS 'SELECT 0'")
     with ExitStack() as ending:
         lite = a_lite(url, ending)
-        with pytest.raises(StoreMisconfigured, match="npx supabase --workdir infra db push"):
+        with pytest.raises(StoreMisconfigured, match="npx supabase --workdir infra db push --remote"):
             await open_store(lite.url, lite.service_key)
 
 

@@ -90,3 +90,12 @@ def test_policies_are_the_second_wall(database: Connection) -> None:
             with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction():
                 database.execute("insert into sessions (session_id, user_id) values ('three', 'u1')")
             database.execute("reset role")
+
+
+def test_no_function_answers_from_a_plan(database: Connection) -> None:
+    """An immutable one is evaluated while it is planned: its answer then goes to roles that may not call it."""
+    found = database.execute("""
+        select proname, provolatile::text from pg_proc where pronamespace = 'public'::regnamespace
+    """).fetchall()
+    assert {name for name, _ in found} >= {"schema_version", "open_session", "user_stats"}
+    assert [name for name, volatility in found if volatility == "i"] == []

@@ -111,18 +111,25 @@
 
   // What was said before
 
+  async function eventsBefore(sessionId, eventId, limit) {
+    const path = `sessions/${encodeURIComponent(sessionId)}/events?before=${eventId}&limit=${limit}`;
+    const answer = await fetch(`${server}/${path}`, { signal: AbortSignal.timeout(EARLIER_WITHIN_MS) });
+    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+    return answer.json();
+  }
+
   async function loadEarlier() {
     const { sessionId, first, more } = state;
     if (!more || loadingEarlier) return;
     loadingEarlier = true;
     View.earlier("loading");
     try {
-      const path = `sessions/${encodeURIComponent(sessionId)}/events?before=${first}&limit=${EARLIER}`;
-      const answer = await fetch(`${server}/${path}`, { signal: AbortSignal.timeout(EARLIER_WITHIN_MS) });
-      if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-      const events = await answer.json();
+      const events = await eventsBefore(sessionId, first, EARLIER);
+      // A page may end early because its events are large: whether it is the last one, the next one tells.
+      const isFull = events.length === EARLIER;
+      const more = isFull || (events.length > 0 && (await eventsBefore(sessionId, events[0].event_id, 1)).length > 0);
       // Meanwhile another conversation may have begun, or this one may have been redrawn.
-      if (state.first === first) dispatch({ type: "local_earlier", events, more: events.length === EARLIER });
+      if (state.first === first) dispatch({ type: "local_earlier", events, more });
       View.earlier("idle");
       // Until they are drawn the reader is still at the top, which would load the next ones as well.
       for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);

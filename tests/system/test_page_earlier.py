@@ -1,12 +1,16 @@
 """A long conversation on the page: what was said before is loaded when one scrolls up."""
 
+from pathlib import Path
+
 import pytest
 from playwright.async_api import Locator, Page, expect
 
+from infra.store.sqlite import SqliteStore
 from tests.conftest import Serve
 from tests.support.client import ChatClient
 from tests.system import page as pages
 from tests.system.page import OpenPage, said, session_id, shows_status
+from tests.system.test_strangers import fill
 
 # One browser serves them all, and a browser belongs to one event loop.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -67,6 +71,24 @@ async def test_scrolling_up_brings_what_was_said_before(serve: Serve, open_page:
         await expect(page.locator("#earlier")).to_be_hidden()
         assert await numbers(page) == list(range(TURNS))
         await expect(page.get_by_text("Sent", exact=True)).to_have_count(0)
+
+
+async def test_pages_that_end_early_are_not_the_last(serve: Serve, open_page: OpenPage, tmp_path: Path) -> None:
+    """Of large messages fewer come at once than were asked for: there are more, until there are none."""
+    store = await SqliteStore.open(tmp_path / "large.db")
+    await fill(store, "large", count=12, content="x" * 300_000)
+    async with serve(store=store) as server:
+        page = await open_page(server.http)
+        await page.get_by_label("User (optional)").fill("u")
+        await join(page, "large")
+        earlier = page.locator("#earlier")
+        await expect(earlier).to_be_visible()
+        while await earlier.is_visible():
+            shown = await said(page).count()
+            await earlier.get_by_role("button").click()
+            await expect(said(page)).not_to_have_count(shown)
+            await expect(page.locator("#earlier-status")).to_be_empty()
+        await expect(said(page)).to_have_count(12)
 
 
 async def test_a_load_that_fails_says_so(serve: Serve, open_page: OpenPage) -> None:

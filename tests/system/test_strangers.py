@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from tests.support.client import ChatClient
 from tests.support.flaky import FlakyStore
 from tests.support.scripted import ScriptedModel
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 10.0
 """Seconds a test waits for what should happen at once before it fails."""
 
@@ -54,6 +58,24 @@ async def is_answered(server: Served) -> None:
         await polite.say("hello")
         async with asyncio.timeout(PATIENCE):
             await polite.until("done", reason="complete")
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[HttpConnection], asyncio.Event]:
+    """The HTTP connections that are made from now on, and an event that is set when one is lost."""
+    made: list[HttpConnection] = []
+    gone = asyncio.Event()
+
+    class Watched(HttpConnection):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            made.append(self)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            gone.set()
+
+    monkeypatch.setattr("chat.server.HttpConnection", Watched)
+    return made, gone
 
 
 async def eventually(http: httpx.AsyncClient, path: str, status: int, text: str = "") -> httpx.Response:
@@ -157,6 +179,7 @@ async def test_an_answer_that_nobody_reads_is_given_up(
 ) -> None:
     """A client that does not read is cut off, and what waited for it is let go."""
     monkeypatch.setattr(chat.web.http, "STILL_SECONDS", 0.1)
+    _, gone = watched(monkeypatch)
     await fill(stored, "big", count=9, content="x" * 100_000)
     async with serve(store=FlakyStore(stored)) as server:
         port = int(server.http.rsplit(":", 1)[1])
@@ -168,8 +191,7 @@ async def test_an_answer_that_nobody_reads_is_given_up(
             request = b"GET /sessions/big/events HTTP/1.1\r\nHost: here\r\n\r\n"
             for _ in range(8):  # the kernel's own buffers take the first few
                 await loop.sock_sendall(deaf, request)
-            await is_answered(server)
-            await asyncio.sleep(0.5)  # several looks; the client reads nothing meanwhile
+            await asyncio.wait_for(gone.wait(), PATIENCE)  # the client has read nothing yet
             received = 0
             with contextlib.suppress(ConnectionError):
                 async with asyncio.timeout(PATIENCE):
@@ -295,19 +317,7 @@ async def test_every_request_of_a_lost_connection_is_told(
     serve: Serve, stored: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several that were sent at once the first may be the one that is answered: it must not write any more."""
-    made: list[HttpConnection] = []
-    gone = asyncio.Event()
-
-    class Watched(HttpConnection):
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            made.append(self)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            gone.set()
-
-    monkeypatch.setattr("chat.server.HttpConnection", Watched)
+    made, gone = watched(monkeypatch)
     store = FlakyStore(stored)
     async with serve(store=store) as server:
         store.reached.clear()
@@ -321,3 +331,25 @@ async def test_every_request_of_a_lost_connection_is_told(
         writer.close()
         gate.set()
         await is_answered(server)
+
+
+LIMITED = """
+import resource
+from chat.server import make_room_for_sockets
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 1000))
+for sessions in (10, 300, 3000):
+    make_room_for_sockets(sessions)
+    print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_there_are_descriptors_for_every_session() -> None:
+    """The limit is raised to what `MAX_SESSIONS` needs, as far as it may be; if that is too little, the log says so."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'realtime'}{os.pathsep}{ROOT}"}
+    ran = subprocess.run(
+        [sys.executable, "-c", LIMITED], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    limits = [line for line in ran.stdout.splitlines() if line.startswith("(")]
+    assert limits == ["(276, 1000)", "(856, 1000)", "(1000, 1000)"]
+    assert ran.stdout.count("too few open files") == 1
+    assert "wanted=6256" in ran.stdout

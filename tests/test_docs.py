@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
+from chat.conversation import history, messages, routing
+from chat.durability import journal
+from chat.sessions import outbox, turn
+from chat.tools import registry
+from chat.web import api, connection, endpoint, http, pages
+from functions.summary import prompt
+from infra.settings import Settings
+from infra.store.base import MOST_COUNTED
 from tests.conftest import Serve
 from tests.system.browser import open_browser
 
@@ -54,3 +62,36 @@ async def test_the_browser_example_runs(serve: Serve) -> None:
         await page.goto(f"{server.http}/live")
         await page.add_script_tag(content=code("js").replace("localhost:8000", f"127.0.0.1:{server.port}"))
         await expect(page.locator("body")).to_contain_text("Happy to chat about", timeout=10_000)
+
+
+def test_the_bounds_are_as_written() -> None:
+    """What SECURITY.md says a stranger may take is what the code lets them take."""
+    written = (ROOT / "infra" / "SECURITY.md").read_text(encoding="utf-8")
+    defaults, kib, mib = Settings(), 1024, 1024 * 1024
+    for bound in (
+        f"| {http.MOST_REQUEST_BYTES // kib} KiB | 431, closed |",
+        f"| {http.HEAD_SECONDS:g} s | closed |",
+        f"| {http.LEAST_READ_BYTES // kib} KiB must move every {http.STILL_SECONDS:g} s |",
+        f"| {pages.PAGE_BYTES // mib} MiB, {api.MOST_EVENTS:,} events |",
+        f"`MAX_FRAME_BYTES` {defaults.max_frame_bytes // kib} KiB,",
+        f"`MAX_MESSAGE_CHARS` {defaults.max_message_chars:,} |",
+        f"| {connection.MOST_IDLE_FRAMES} a second |",
+        f"| {endpoint.FAIR_SHARE} | others get their turn |",
+        f"| {outbox.SOFT_CHARS // kib} KiB, then the turn waits; {outbox.HARD_CHARS // mib} MiB; "
+        f"`SLOW_READER_SECONDS` {defaults.slow_reader_seconds:g} |",
+        f"`MAX_QUEUED_MESSAGES` {defaults.max_queued_messages} |",
+        f"`HISTORY_EVENTS` {defaults.history_events} and {history.HISTORY_BYTES // mib} MiB of a session |",
+        f"`REPLAY_BYTES` {defaults.replay_bytes // kib} KiB of a session |",
+        f"| {messages.REMEMBERED_MESSAGES:,} of a session |",
+        f"| {journal.MOST_SESSION_BYTES // mib} MiB of a session; {journal.MOST_BYTES // mib} MiB and "
+        f"`JOURNAL_MAX_EVENTS` {defaults.journal_max_events:,} in all |",
+        f"| {turn.MOST_REPLY_CHARS // kib} Ki characters;",
+        f"| {registry.MOST_ARGUMENT_CHARS // kib} Ki characters | the turn fails |",
+        f"| {registry.MAX_RESULT_BYTES // kib} KiB, {registry.MOST_PROBLEM_CHARS:,} characters |",
+        f"| {routing.ROUTED_CHARS:,} characters |",
+        f"| their latest {MOST_COUNTED:,} sessions |",
+        f"| {history.MODEL_CHARS:,} characters; {prompt.TRANSCRIPT_CHARS:,} for a summary |",
+        f"| {prompt.SUMMARY_CHARS:,} characters | cut |",
+        f"`MAX_SESSIONS` {defaults.max_sessions:,} |",
+    ):
+        assert bound in written

@@ -36,7 +36,7 @@ class History:
         self._limit = limit
         self._forgot = len(self._events) > limit
         del self._events[:-limit]
-        self._bytes = sum(map(_bytes_of, self._events))
+        self._bytes = sum(map(bytes_of, self._events))
         self._drop_finished({self._events[-1].turn_id} if self._events else ())
 
     def add(self, event: Event, running: str, waiting: Collection[str] = ()) -> None:
@@ -46,7 +46,7 @@ class History:
         is running or `waiting`.
         """
         self._events.append(event)
-        self._bytes += _bytes_of(event)
+        self._bytes += bytes_of(event)
         while len(self._events) > self._limit and self._events[0].turn_id != running:
             self._drop(0)
         if self._bytes > HISTORY_BYTES:
@@ -62,7 +62,7 @@ class History:
                 self._drop(at)
 
     def _drop(self, at: int) -> None:
-        self._bytes -= _bytes_of(self._events.pop(at))
+        self._bytes -= bytes_of(self._events.pop(at))
         self._forgot = True
 
     def events(self, max_chars: int) -> list[Event]:
@@ -112,7 +112,7 @@ class History:
         return [message for turn in whole[first:] for message in _turn_messages(turn)]
 
 
-def _bytes_of(event: Event) -> int:
+def bytes_of(event: Event) -> int:
     """About how much memory an event takes. What a tool was given is kept twice, as text and as values."""
     return EVENT_BYTES + sys.getsizeof(event.content) * (2 if event.role == "tool" else 1)
 

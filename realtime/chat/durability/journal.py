@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from chat.backoff import backoff
+from chat.conversation.history import bytes_of
 from chat.durability.courier import FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS, Courier
 from chat.durability.drafts import Drafts, Speaker
 from chat.durability.shelf import Shelf
@@ -23,8 +24,6 @@ the time that the store takes."""
 
 MOST_BYTES, MOST_SESSION_BYTES = 64 * 1024 * 1024, 4 * 1024 * 1024
 """What may wait for the store, in memory and in the spool, before messages are refused: in all, and of one session."""
-EVENT_BYTES = 1024
-"""What an event takes besides its text."""
 INTERRUPTED_EVENTS = 1000
 """How many of a session's latest events are looked at to tell how far an interrupted turn was stored."""
 
@@ -193,13 +192,13 @@ class Journal:
         return ()
 
     def _hold(self, event: Event) -> None:
-        size = _bytes_of(event)
+        size = bytes_of(event)
         self._bytes += size
         self._waiting[event.session_id] += size
 
     def _let_go(self, batch: Sequence[_Entry]) -> None:
         for event in (entry.written for entry in batch if isinstance(entry.written, Event)):
-            size = _bytes_of(event)
+            size = bytes_of(event)
             self._bytes -= size
             self._waiting[event.session_id] -= size
             if self._waiting[event.session_id] <= 0:
@@ -226,11 +225,6 @@ class Journal:
             middle = len(events) // 2
             await self._append(events[:middle])
             await self._append(events[middle:])
-
-
-def _bytes_of(event: Event) -> int:
-    """About how much memory an event takes, and how much of the spool. Of a tool's, arguments are kept twice."""
-    return EVENT_BYTES + len(event.content.encode("utf-8", "replace")) * (2 if event.role == "tool" else 1)
 
 
 _written = msgspec.json.Decoder(Written)

@@ -106,5 +106,5 @@ class HttpConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _cut(self, why: str) -> None:
-        log.info("connection cut", cause=why)
+        log.debug("connection cut", cause=why)  # browsers open some ahead, and strangers any number
         self.transport.abort()

@@ -28,7 +28,7 @@ class ServerProcess:
 
     def resident_bytes(self) -> int:
         """Memory it holds."""
-        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self._process.pid)
 
 
 @contextlib.contextmanager
@@ -61,6 +61,11 @@ def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
         finally:
             process.terminate()
             process.wait(15)
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _wait_for(port: int) -> None:

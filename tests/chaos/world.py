@@ -20,6 +20,7 @@ from infra.local.server import Server, is_listening
 from infra.local.stack import MOTO_ENVIRONMENT, QUEUE_PATH, create_queues
 from infra.local.supabase import STANDALONE, Lite, push_migrations
 from infra.settings import Settings
+from tests.bench.servers import resident_bytes
 from tests.support.supabase import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,11 @@ class Process(Server):
         self._ready = lambda: True
         return self
 
+    def resident_bytes(self) -> int:
+        """The memory it holds; it must run."""
+        assert self._process
+        return resident_bytes(self._process.pid)
+
     def start(self) -> None:
         """Start it."""
         self._spawn([sys.executable, "-m", *self._arguments], self._ready, cwd=self._folder, env=self._environment)
@@ -70,21 +76,27 @@ class Queue(Process):
         sqs.close()
 
 
+def start_supabase(folder: Path, ending: ExitStack) -> tuple[Postgres, Lite]:
+    """A PostgreSQL with our migrations, and the Supabase before it; `ending` stops both."""
+    folder.chmod(0o755)  # PostgreSQL does not run as root: its user must get in
+    postgres = Postgres(folder, free_port())
+    ending.callback(postgres.stop, signal.SIGQUIT)
+    postgres.start()
+    postgres.run("postgres", STANDALONE)
+    push_migrations(postgres.url())
+    lite = Lite(folder, postgres.url(), free_port())
+    ending.callback(lite.stop, signal.SIGKILL)
+    lite.start()
+    return postgres, lite
+
+
 class World:
     """All of it. `victims` may be killed at any time; each comes back by `revive`."""
 
     def __init__(self, ending: ExitStack) -> None:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        folder.chmod(0o755)  # PostgreSQL does not run as root: its user must get in
         self.folder = folder
-        self.postgres = Postgres(folder, free_port())
-        ending.callback(self.postgres.stop, signal.SIGQUIT)
-        self.postgres.start()
-        self.postgres.run("postgres", STANDALONE)
-        push_migrations(self.postgres.url())
-        lite = Lite(folder, self.postgres.url(), free_port())
-        ending.callback(lite.stop, signal.SIGKILL)
-        lite.start()
+        self.postgres, lite = start_supabase(folder, ending)
         port, queue_port = free_port(), free_port()
         os.environ |= MOTO_ENVIRONMENT
         queue_url = f"http://127.0.0.1:{queue_port}"

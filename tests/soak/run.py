@@ -1,6 +1,7 @@
 """One soak: a container with its defaults, visitors, strangers, and what came of it."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local.postgres import Postgres
-from infra.local.supabase import STANDALONE, Lite, push_migrations
-from tests.chaos.world import ROOT, Process
+from tests.chaos.world import ROOT, Process, start_supabase
 from tests.soak.polite import Seen, missing, percentile, visit
+from tests.soak.strangers import ATTACKS
 from tests.support.supabase import free_port
 
 MOST_BYTES = 400 * 1024 * 1024
@@ -27,6 +27,8 @@ class Outcome:
     """What came of a soak."""
 
     seen: Seen
+    struck: dict[str, int]
+    """How often each kind of stranger did its worst; empty if their process failed."""
     most_bytes: int
     missing: int
     tracebacks: int
@@ -43,6 +45,7 @@ class Outcome:
             "memory": f"{self.most_bytes / 1024 / 1024:.0f} MiB at most",
             "not stored": self.missing,
             "tracebacks": self.tracebacks,
+            "attacks": self.struck,
         }
 
     def broken(self) -> list[str]:
@@ -55,6 +58,7 @@ class Outcome:
             "tracebacks are in the log": self.tracebacks,
             "bytes of memory over the bound": max(0, self.most_bytes - MOST_BYTES),
             "visitors who never got an answer": int(not seen.waits),
+            "kinds of strangers that never struck": sum(not self.struck.get(each.__name__) for each in ATTACKS),
         }
         return [f"{number} {what}" for what, number in promises.items() if number]
 
@@ -66,70 +70,45 @@ def _spread(waits: Sequence[float]) -> str:
 def soak(folder: Path, store: str, visitors: int, seconds: float) -> Outcome:
     """Run it; `store` is "sqlite" or "supabase"."""
     with ExitStack() as ending:
-        folder.chmod(0o755)  # PostgreSQL does not run as root: its user must get in
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         environment |= {"PYTHONPATH": f"{ROOT / 'realtime'}{os.pathsep}{ROOT}", "DATA_DIR": str(folder / "data")}
         if store == "supabase":
-            environment |= _supabase(folder, ending)
+            _, lite = start_supabase(folder, ending)
+            environment |= {"SUPABASE_URL": lite.url, "SUPABASE_KEY": lite.service_key}
         port = free_port()
         container = Process("container", folder, port, ["chat"], environment | {"PORT": str(port)})
         ending.callback(container.stop, signal.SIGTERM)
         container.start()
         command = [sys.executable, "-m", "tests.soak.strangers", str(port), str(seconds)]
-        strangers = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        with (folder / "strangers.log").open("wb") as log:
+            strangers = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
         ending.callback(strangers.wait)
         ending.callback(strangers.kill)
-        seen, most_bytes = asyncio.run(_visitors(port, visitors, seconds))
-        strangers.wait()
-        time.sleep(SETTLE_SECONDS)  # what was accepted last is on its way to the store
-        lost = asyncio.run(missing(f"http://127.0.0.1:{port}", seen))
-    log = (folder / "container.log").read_text(errors="replace")
-    return Outcome(seen, most_bytes, lost, log.count("Traceback"))
+        seen, most_bytes = asyncio.run(_visitors(container, visitors, seconds))
+        struck: dict[str, int] = json.loads(strangers.communicate()[0] or b"{}")
+        lost = _lost(port, seen)
+    lines = (folder / "container.log").read_text(errors="replace")
+    return Outcome(seen, struck, most_bytes, lost, lines.count("Traceback"))
 
 
-def _supabase(folder: Path, ending: ExitStack) -> dict[str, str]:
-    postgres = Postgres(folder, free_port())
-    ending.callback(postgres.stop, signal.SIGQUIT)
-    postgres.start()
-    postgres.run("postgres", STANDALONE)
-    push_migrations(postgres.url())
-    lite = Lite(folder, postgres.url(), free_port())
-    ending.callback(lite.stop, signal.SIGKILL)
-    lite.start()
-    return {"SUPABASE_URL": lite.url, "SUPABASE_KEY": lite.service_key}
+def _lost(port: int, seen: Seen) -> int:
+    """How many accepted messages are not stored, once the last ones have had their time."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while lost := asyncio.run(missing(f"http://127.0.0.1:{port}", seen)):
+        if time.monotonic() > deadline:
+            return lost
+    return 0
 
 
-async def _visitors(port: int, count: int, seconds: float) -> tuple[Seen, int]:
+async def _visitors(container: Process, count: int, seconds: float) -> tuple[Seen, int]:
     """What so many visitors saw, and the most memory that the container took meanwhile."""
     seen, until = Seen(), asyncio.get_running_loop().time() + seconds
-    visits = [
-        asyncio.create_task(visit(f"ws://127.0.0.1:{port}", f"polite-{number}", until, seen)) for number in range(count)
-    ]
+    url = f"ws://127.0.0.1:{container.port}"
+    visits = [asyncio.create_task(visit(url, f"polite-{number}", until, seen)) for number in range(count)]
     most = 0
-    pid = _listener(port)
     while pending := [each for each in visits if not each.done()]:
         await asyncio.wait(pending, timeout=1)
-        most = max(most, _resident_bytes(pid))
+        most = max(most, container.resident_bytes())
     for each in visits:
         each.result()
     return seen, most
-
-
-def _resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _listener(port: int) -> int:
-    """The process that listens on this port."""
-    inode = next(
-        line.split()[9]
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-        if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
-    )
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(fd) == f"socket:[{inode}]" for fd in (process / "fd").iterdir()):
-                return int(process.name)
-        except OSError:
-            continue
-    raise LookupError(f"nobody listens on {port}")

@@ -8,6 +8,7 @@ import contextlib
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -158,20 +159,23 @@ async def _raw(port: int, data: bytes) -> None:
     writer.close()
 
 
-async def _again_and_again(attack: Attack, port: int) -> None:
+async def _again_and_again(attack: Attack, port: int, struck: Counter[str]) -> None:
     while True:
         with contextlib.suppress(OSError, WebSocketException, TimeoutError):
             async with asyncio.timeout(10):
                 await attack(port)
+        struck[attack.__name__] += 1  # to be cut off in the middle of it is what it deserves
         await asyncio.sleep(BREATH_SECONDS)
 
 
 async def main(port: int, seconds: float) -> None:
-    """One of each, side by side."""
+    """One of each, side by side; prints how often each struck."""
+    struck: Counter[str] = Counter({attack.__name__: 0 for attack in ATTACKS})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds), asyncio.TaskGroup() as strangers:
             for attack in ATTACKS:
-                strangers.create_task(_again_and_again(attack, port))
+                strangers.create_task(_again_and_again(attack, port, struck))
+    print(json.dumps(struck))
 
 
 if __name__ == "__main__":

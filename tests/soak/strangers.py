@@ -18,6 +18,8 @@ from websockets.frames import Frame, Opcode
 FRAMES = 2_000
 """How much of one kind is sent before a breath."""
 BREATH_SECONDS = 0.05
+ROUND_SECONDS = 3.0
+"""How long one of them goes on before it begins anew: whom the server does not listen to would hang for ever."""
 HEADERS = b"X-Small: 1\r\n" * 20_000
 LONG = ("\U0001f600" * 32_000, " " * 31_999 + "x", "1" * 32_000, "why " * 8_000)
 
@@ -162,7 +164,7 @@ async def _raw(port: int, data: bytes) -> None:
 async def _again_and_again(attack: Attack, port: int, struck: Counter[str]) -> None:
     while True:
         with contextlib.suppress(OSError, WebSocketException, TimeoutError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(ROUND_SECONDS):
                 await attack(port)
         struck[attack.__name__] += 1  # to be cut off in the middle of it is what it deserves
         await asyncio.sleep(BREATH_SECONDS)

@@ -72,7 +72,7 @@ async def test_it_answers(store: Store) -> None:
 
 
 async def test_the_first_opening_makes_a_row(store: Store) -> None:
-    """Epoch 1, with nothing known but who, when and where; and it can be read back as it was returned."""
+    """A new session is at epoch 1 and knows only who, when and where; it reads back as it was returned."""
     session_id, user_id = fresh("s"), fresh("u")
     opened = await store.open_session(session_id, user_id, at=DAWN, container_id="box-1")
     assert opened == Session(session_id=session_id, user_id=user_id, epoch=1, start_time=DAWN, container_id="box-1")
@@ -80,7 +80,7 @@ async def test_the_first_opening_makes_a_row(store: Store) -> None:
 
 
 async def test_reopening_raises_the_epoch_and_clears_the_end(store: Store) -> None:
-    """The start and the mode stay; the end, the duration and the summary are for the next end to write."""
+    """Reopening keeps the start and the mode, and clears the end, the duration and the summary."""
     first = await an_open_session(store)
     await store.set_modes({first.session_id: "casual"})
     await store.finish_session(first.session_id, 1, ended_at=DAWN + MINUTE, summary="All said.")
@@ -123,7 +123,7 @@ async def test_an_unknown_session(store: Store) -> None:
 
 
 async def test_modes_are_set_and_unknown_ids_passed_over(store: Store) -> None:
-    """Each session gets its own mode; an id that is not there stops nothing and makes no row."""
+    """Each session gets its own mode; an unknown id fails nothing and creates no row."""
     one, two, nobody = await an_open_session(store), await an_open_session(store), fresh("s")
     await store.set_modes({one.session_id: "casual", nobody: "casual", two.session_id: "analytical"})
     rows = [await store.session(each.session_id) for each in (one, two)]
@@ -134,7 +134,7 @@ async def test_modes_are_set_and_unknown_ids_passed_over(store: Store) -> None:
 
 @pytest.mark.parametrize("mode", ["support", "out_of_hours-2", "m" * 32])
 async def test_a_mode_may_have_any_name(store: Store, mode: str) -> None:
-    """The prompts' file makes them up; each comes back as it was set, also when the session is opened again."""
+    """Mode names come from the prompts file; each comes back as it was set, even after a reopening."""
     session = await an_open_session(store)
     await store.set_modes({session.session_id: mode})
     again = await store.open_session(session.session_id, session.user_id, at=DAWN + MINUTE, container_id="box-2")
@@ -160,7 +160,7 @@ async def test_an_event_comes_back_as_it_was(store: Store) -> None:
 
 
 async def test_times_come_back_aware_and_equal(store: Store) -> None:
-    """A moment stays the moment, whichever offset it was given in."""
+    """A time is the same instant whichever UTC offset it was given in."""
     elsewhere = DAWN.astimezone(ELSEWHERE)
     session = await an_open_session(store, at=elsewhere)
     await store.append([an_event(session.session_id, timestamp=elsewhere)])
@@ -173,7 +173,7 @@ async def test_times_come_back_aware_and_equal(store: Store) -> None:
 
 
 async def test_long_content_is_kept_whole(store: Store) -> None:
-    """A hundred kilobytes are nothing to a store."""
+    """A text of a hundred kilobytes is stored like any other."""
     session = await an_open_session(store)
     content = "naïve 👍 " * 10_000
     await store.append([an_event(session.session_id, content)])
@@ -329,7 +329,7 @@ async def test_the_end_is_written_once(store: Store) -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 async def test_an_end_of_another_epoch_changes_nothing(store: Store, epoch: int) -> None:
-    """Whoever comes with an epoch that is not the session's is too late, or too early."""
+    """An end with an epoch other than the session's is too late, or too early."""
     first = await an_open_session(store)
     again = await store.open_session(first.session_id, first.user_id, at=DAWN, container_id="box-2")
     assert await store.finish_session(first.session_id, epoch, ended_at=DAWN, summary="Stale.") is False
@@ -363,7 +363,7 @@ async def test_a_late_event_opens_an_ended_session_again(store: Store) -> None:
 
 
 async def test_a_session_does_not_end_before_an_event(store: Store) -> None:
-    """Who writes a summary without the last event comes too early, and is told so."""
+    """A summary that does not know the last event is too early, and its writer is told so."""
     session = await an_open_session(store)
     await store.append([an_event(session.session_id, timestamp=DAWN + 2 * MINUTE)])
     assert await store.finish_session(session.session_id, 1, ended_at=DAWN + MINUTE, summary="Not whole.") is False
@@ -371,7 +371,7 @@ async def test_a_session_does_not_end_before_an_event(store: Store) -> None:
 
 
 async def test_an_unknown_session_does_not_end(store: Store) -> None:
-    """There is nothing to end, and nothing is made."""
+    """Ending an unknown session does nothing, and creates nothing."""
     session_id = fresh("s")
     assert await store.finish_session(session_id, 1, ended_at=DAWN, summary="") is False
     assert await store.session(session_id) is None
@@ -408,7 +408,7 @@ async def test_the_duration_counts_from_the_first_opening(store: Store) -> None:
 
 
 async def test_a_summary_may_be_improved(store: Store) -> None:
-    """Where the session has ended, is at this epoch and has this summary: once, and nothing else changes."""
+    """A summary is improved once: only where the session has ended, at this epoch, with this summary."""
     session = await an_open_session(store)
     ids = session.session_id, session.epoch
     assert await store.improve_summary(*ids, old="Plain.", new="Better.") is False, "it has not ended"
@@ -452,7 +452,7 @@ async def end(store: Store, *ours: Session) -> None:
 
 
 async def test_what_was_announced_is_not_due_at_once(store: Store) -> None:
-    """Neither for its container nor for the sweep; a new opening, a late event and a wrong epoch begin anew."""
+    """A session just announced is not due again, for container or sweep; a reopening or late event starts over."""
     box = fresh("box")
     session, other = sorted([await opened_in(store, box), await opened_in(store, box)], key=lambda it: it.session_id)
     found = await orphans_among(store, session, other)
@@ -472,7 +472,7 @@ async def test_what_was_announced_is_not_due_at_once(store: Store) -> None:
 
 
 async def test_nobody_is_announced_for_ever(store: Store) -> None:
-    """The last time says so."""
+    """The last attempt says that it is the last."""
     session = await opened_in(store, fresh("box"))
     (orphan,) = await orphans_among(store, session)
     noted = [await store.note_announced([orphan]) for _ in range(MOST_ANNOUNCEMENTS)]
@@ -482,7 +482,7 @@ async def test_nobody_is_announced_for_ever(store: Store) -> None:
 
 
 async def test_a_container_is_dead_when_it_was_not_seen_since(store: Store) -> None:
-    """Seen at that very moment it lives, a microsecond earlier it does not; its next beat brings it back."""
+    """A container seen at exactly the limit lives, a microsecond earlier it does not; its next beat revives it."""
     box = fresh("box")
     session = await opened_in(store, box)
     await store.beat(box, at=DAWN.astimezone(ELSEWHERE))
@@ -496,7 +496,7 @@ async def test_a_container_is_dead_when_it_was_not_seen_since(store: Store) -> N
 
 
 async def test_what_a_departed_container_left_open_is_orphaned(store: Store) -> None:
-    """At once, whenever it was seen last; departing twice, or without ever having been there, is no error."""
+    """A container that departs is dead at once; departing twice, or without ever arriving, is no error."""
     box, other = fresh("box"), fresh("box")
     left, kept, never = await opened_in(store, box), await opened_in(store, other), await opened_in(store, fresh("box"))
     for container_id in (box, other):
@@ -513,7 +513,7 @@ async def test_what_a_departed_container_left_open_is_orphaned(store: Store) -> 
 
 
 async def test_an_ended_session_is_nobodys_orphan(store: Store) -> None:
-    """Nor is one that a living container opened again, which has another epoch by then."""
+    """An ended session is no orphan, nor is one that a living container has reopened."""
     box, alive = fresh("box"), fresh("box")
     await store.beat(alive, at=DAWN)
     ended, reopened = await opened_in(store, box), await opened_in(store, box)
@@ -526,7 +526,7 @@ async def test_an_ended_session_is_nobodys_orphan(store: Store) -> None:
 
 
 async def test_orphans_tell_their_last_time_and_the_oldest_comes_first(store: Store) -> None:
-    """That of the last event stored, whatever earlier ones say, or the start; no more of them than asked for."""
+    """An orphan was last heard of at its last stored event, or at its start; no more come than were asked for."""
     box = fresh("box")
     silent, long, short = [await opened_in(store, box, LONG_AGO + n * MINUTE) for n in (3, 1, 2)]
     await store.append(
@@ -549,7 +549,7 @@ async def test_orphans_tell_their_last_time_and_the_oldest_comes_first(store: St
 
 
 async def test_the_figures_of_a_user(store: Store) -> None:
-    """Their sessions, their own messages, minutes to the last end or event, and when they were last seen."""
+    """A user's stats: sessions, own messages, minutes to the last end or event, and when last seen."""
     user_id = fresh("u")
     ended, running = [await an_open_session(store, user_id) for _ in range(2)]
     await store.append(
@@ -586,7 +586,7 @@ async def test_the_figures_of_an_unknown_user(store: Store) -> None:
 
 
 async def test_the_open_sessions_of_one_container(store: Store) -> None:
-    """Only its own, only those without an end, the longest silent first, no more than asked for."""
+    """A container's open sessions: only its own, the longest silent first, no more than asked for."""
     box = fresh("box")
     silent, ended, spoken = [await opened_in(store, box) for _ in range(3)]
     other = await opened_in(store, fresh("box"))
@@ -600,6 +600,6 @@ async def test_the_open_sessions_of_one_container(store: Store) -> None:
 
 
 def test_the_kinds_of_failure_can_be_told_apart() -> None:
-    """Each is a `StoreError`, and none is another."""
+    """Each error is a `StoreError`, and no two are related."""
     kinds = StoreError.__subclasses__()
     assert {kind.__name__ for kind in kinds} == {"StoreUnavailable", "StoreRefused", "StoreMisconfigured", "NotYours"}

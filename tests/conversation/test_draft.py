@@ -36,7 +36,7 @@ def test_what_was_said_is_kept_in_order_up_to_its_last_moment() -> None:
 
 
 def test_a_turn_that_ended_after_all_is_left_as_it_is() -> None:
-    """Its end was stored, and only the pieces were not taken away any more."""
+    """A finished turn whose pieces were left behind is not stored a second time."""
     assert interruptions([piece("Hel")], [said("user", "hi"), said("assistant", "Hello", reason="complete")]) == []
 
 
@@ -49,7 +49,7 @@ def test_words_that_are_stored_are_not_told_twice() -> None:
 
 
 def test_each_turn_has_its_own_words() -> None:
-    """Two turns of one session died, the second one before it spoke: it is marked when the session is opened."""
+    """Of two turns that died, one before its first word, that one is marked when the session is reopened."""
     stored = [said("user", "hi"), said("user", "and you?", "t2")]
     assert [(event.turn_id, event.content) for event in interruptions([piece("Hel")], stored)] == [("t1", "Hel")]
 

@@ -128,7 +128,7 @@ def recordings(draw: st.DrawFn) -> list[Event]:
 @lenient
 @given(recordings(), st.data())
 def test_any_part_of_any_recording_makes_a_valid_history(events: list[Event], data: st.DataObject) -> None:
-    """Whichever events were lost, in the middle, at the front or at the end, a model accepts what is left."""
+    """Whichever events were lost, a model accepts what is left."""
     kept = data.draw(st.lists(st.booleans(), min_size=len(events), max_size=len(events)))
     limit = data.draw(st.integers(1, len(events) + 1))
     rest = [event for event, keep in zip(events, kept, strict=True) if keep]
@@ -169,7 +169,7 @@ def test_a_running_turn_keeps_its_question() -> None:
 
 
 def test_a_model_is_given_no_more_than_it_can_take() -> None:
-    """Of a long history it gets the latest whole turns that fit, and the last one in any case."""
+    """Of a long history the model gets the latest whole turns that fit, and always the last one."""
     long = "x" * (MODEL_CHARS // 3)
     history = History([said(f"t{number}", f"{number}{long}") for number in range(5)], PLENTY)
     assert [message.content[0] for message in history.messages()] == ["3", "4"]
@@ -180,7 +180,7 @@ def test_a_model_is_given_no_more_than_it_can_take() -> None:
 @lenient
 @given(recordings())
 def test_nothing_that_was_said_is_left_out(events: list[Event]) -> None:
-    """Of a whole recording, every text and every call of every turn reaches the model, in its turn's order."""
+    """Every text and every call of a recording reaches the model, turn by turn, in order."""
     messages = History(events, PLENTY).messages()
     for turn in {event.turn_id for event in events}:
         said = [e.content for e in events if e.turn_id == turn and e.role != "tool" and e.content]
@@ -284,7 +284,7 @@ def test_arguments_are_an_object_to_the_model() -> None:
 
 
 def test_a_turn_stopped_before_its_first_word_says_nothing() -> None:
-    """An empty last event makes no message: providers refuse empty ones."""
+    """An empty final event produces no message: providers refuse empty ones."""
     script = Script()
     script.user("t", "first")
     script.done("t", "")

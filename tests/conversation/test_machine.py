@@ -125,7 +125,7 @@ def starts(effects: Sequence[Effect]) -> list[Effect]:
 
 
 def test_the_first_message_chooses_the_mode_and_starts_a_turn() -> None:
-    """It is accepted, recorded and routed before its turn starts."""
+    """The first message is accepted, recorded and routed before its turn starts."""
     assert a_conversation().receive(UserSaid("fetch the figures", "m1", "conn")) == (
         Send(Accepted(1, "m1", "id1", "fetch the figures")),
         said(1, "id1", "fetch the figures", 0, "m1"),
@@ -158,7 +158,7 @@ def asking() -> Conversation:
 
 
 def test_the_model_names_the_mode_before_the_answer() -> None:
-    """It is told and recorded when it comes, the prompt follows from it, and its tokens are counted."""
+    """The mode the model names is told and recorded, decides the prompt, and its tokens are counted."""
     talk = asking()
     assert talk.messages()[0] == Message("system", "You chat.")
     assert talk.receive(ModeFound("id1", "Support.", Usage(30, 2))) == (
@@ -174,7 +174,7 @@ def test_the_model_names_the_mode_before_the_answer() -> None:
 
 
 def test_a_model_that_names_none_leaves_the_default() -> None:
-    """It failed, took too long, or said something else."""
+    """Where the model names no mode (it failed, was slow, or said something else), the default stands."""
     assert asking().receive(ModeFound("id1", "")) == (Send(ModeChosen(2, "general")), RecordMode("general"))
 
 
@@ -198,7 +198,7 @@ def test_a_turn_that_is_stopped_while_it_asks_leaves_it_to_the_next() -> None:
 
 
 def test_a_mode_that_is_known_cannot_be_found() -> None:
-    """A second answer cannot have happened, and changes nothing."""
+    """A second answer about the mode is illegal, and changes nothing."""
     talk = asking()
     talk.receive(ModeFound("id1", "sales"))
     with pytest.raises(IllegalInput):
@@ -208,7 +208,7 @@ def test_a_mode_that_is_known_cannot_be_found() -> None:
 
 @pytest.mark.parametrize(("mode", "prompt"), [("sales", "You sell."), ("gone", "You chat.")])
 def test_a_session_keeps_its_mode(mode: Mode, prompt: str) -> None:
-    """Also one that the prompts no longer know, which is answered with the default prompt and not chosen anew."""
+    """A stored mode that the prompts no longer know is kept, and answered with the default prompt."""
     talk = a_conversation(prompts=BY_MODEL, mode=mode)
     assert [type(effect) for effect in talk.receive(UserSaid("hello", "m1"))] == [Send, Record, StartTurn]
     assert talk.mode_question() is None
@@ -326,7 +326,7 @@ def test_a_failure_keeps_what_was_said() -> None:
 
 
 def test_a_message_sent_again_is_answered_once() -> None:
-    """The one who repeats it learns which turn answers it, and how that ended if it has; nothing else happens."""
+    """Whoever repeats a message learns which turn answers it, and how it ended; nothing else happens."""
     talk = running()
     assert talk.receive(UserSaid("hello", "m1", "conn")) == (Reply("conn", Accepted(2, "m1", "id1", "hello")),)
     talk.receive(ReplyFinished("id1", "length", Usage(3, 4)))
@@ -345,7 +345,7 @@ def test_a_message_sent_again_after_reopening_is_answered_once() -> None:
 
 
 def test_a_turn_that_died_with_its_container_is_marked_when_the_session_is_opened() -> None:
-    """Nobody waits for it: it is stored as interrupted, under the same event id whoever marks it, and once."""
+    """A turn that died is stored as interrupted, once, under the same event id whoever marks it."""
     died = [said(1, "t1", "one", 0, "m1").event, said(1, "t2", "two", 0, "m2").event]
     ended = recorded(2, "e9", "t0", "assistant", "Hi", 0, reason="complete", usage=NO_USAGE).event
     talk = a_conversation(before=[ended, *died])
@@ -385,7 +385,7 @@ def test_a_session_remembers_so_many_messages(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ready_carries_no_more_history_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a long past a client is sent the end; the rest it can read over HTTP."""
+    """Of a long history a client is sent the end; it can read the rest over HTTP."""
     monkeypatch.setattr("chat.conversation.machine.READY_CHARS", 10)
     before = [said(n, "old", "hello" * n, n, f"m{n}").event for n in (3, 1, 1)]
     assert a_conversation(before=before).receive(Attached("conn")) == (
@@ -394,7 +394,7 @@ def test_ready_carries_no_more_history_than_fits(monkeypatch: pytest.MonkeyPatch
 
 
 def test_who_joins_learns_what_is_not_saved_yet() -> None:
-    """Of the history it is sent, the last few events; once the store has them, none."""
+    """A client is told which of the events it is sent are not stored yet."""
     talk = running()
     assert (joins(talk).unsaved, len(joins(talk).history)) == ([1], 1)
     talk.receive(EventsSaved(1))
@@ -412,7 +412,7 @@ def test_what_was_said_before_a_call_is_not_saved_with_its_last_token() -> None:
 
 
 def test_a_draft_is_what_was_said_since_the_last_one() -> None:
-    """Of the part of the turn that is not recorded; nothing where nothing was said, or no turn runs."""
+    """The draft is the unrecorded text of the running turn; without text or a turn there is none."""
     assert a_conversation().draft() is None
     assert running().draft() is None
     talk = running()
@@ -464,7 +464,7 @@ def test_queue_answers_one_after_another() -> None:
 
 @pytest.mark.parametrize("while_busy", ["queue", "merge"])
 def test_a_full_queue_refuses(while_busy: WhileBusy) -> None:
-    """Past the bound the sender, and nobody else, is told to come back."""
+    """Past the bound the sender alone is told to come back."""
     talk = running(while_busy, max_waiting=1)
     talk.receive(UserSaid("and?", "m2"))
     busy = wire.Error(3, ErrorCode.BUSY, BUSY, None, "m3", BUSY_RETRY_SECONDS)
@@ -557,7 +557,7 @@ def test_cancel_of_nothing(turn_id: str | None) -> None:
 
 
 def test_what_a_stopped_turn_still_says_changes_nothing() -> None:
-    """Inputs of a turn that is over are passed over, even those that would be illegal of a running one."""
+    """Inputs from a finished turn are ignored, even those that would be illegal from a running one."""
     talk = running()
     talk.receive(CancelAsked())
     for late in (
@@ -571,7 +571,7 @@ def test_what_a_stopped_turn_still_says_changes_nothing() -> None:
 
 
 def test_a_connection_that_joins_an_idle_session() -> None:
-    """It gets `ready` with where the stream is and what came before, and nobody else hears of it."""
+    """Who joins gets `ready` with the stream's position and the history, and nobody else hears of it."""
     talk = a_conversation()
     first = Ready(0, "s", 3, False, None, [])
     assert talk.receive(Attached("conn")) == (Reply("conn", first),)
@@ -586,7 +586,7 @@ def test_a_connection_that_joins_an_idle_session() -> None:
 
 
 def test_a_connection_that_joins_in_the_middle_of_an_answer() -> None:
-    """It gets what was said so far as one token, which its `ready` precedes by one."""
+    """Who joins mid-reply gets the text so far as one token, one position after its `ready`."""
     talk = running()
     talk.receive(TokenCame("id1", "Hel"))
     talk.receive(TokenCame("id1", "lo"))
@@ -599,7 +599,7 @@ def test_a_connection_that_joins_in_the_middle_of_an_answer() -> None:
 
 
 def test_a_connection_that_joins_before_the_first_word() -> None:
-    """It learns that a turn runs even though nothing of it can be shown."""
+    """Who joins learns that a turn runs even when it has no text yet."""
     question = said(1, "id1", "hello", 0, "m1").event
     ready = Ready(1, "s", 3, False, "casual", [question], "id1", unsaved=[1])
     assert running().receive(Attached("conn")) == (Reply("conn", ready),)
@@ -769,7 +769,7 @@ def test_every_input_is_known() -> None:
 
 
 def test_another_message_under_a_used_id_is_refused_by_name() -> None:
-    """It would be taken for the first one: answered as that was, and its own words stored nowhere."""
+    """A known message id with other words is refused: it would be taken for the first, and its words lost."""
     talk = running("queue")
     assert talk.receive(UserSaid("other words", "m1", "a")) == (
         Reply(
@@ -786,7 +786,7 @@ def test_another_message_under_a_used_id_is_refused_by_name() -> None:
 
 
 def test_an_id_that_is_not_remembered_swallows_no_words() -> None:
-    """Under the same id, the same words are the same event, stored once, and other words are another."""
+    """The same id with the same words is one event, stored once; with other words it is another event."""
     first, same, other = (
         next(effect.event for effect in a_conversation().receive(UserSaid(words, "m1")) if isinstance(effect, Record))
         for words in ("hi", "hi", "ho")

@@ -44,7 +44,7 @@ def test_adjacent_tokens_are_joined_and_the_last_seq_is_kept() -> None:
 
 
 def test_the_oldest_go_when_the_bytes_are_used_up() -> None:
-    """It is bytes that are bounded, not frames; one frame larger than all of it is still kept."""
+    """The buffer is bounded in bytes, not frames; a single frame larger than the bound is still kept."""
     replay = Replay(200 * TOKEN_BYTES)
     for seq in range(1, 1001):
         replay.add(Token(seq, "t", "x" * TOKEN_BYTES))
@@ -70,7 +70,7 @@ def test_the_latest_frame_is_kept_however_large() -> None:
 
 
 def test_as_many_go_as_a_large_one_needs() -> None:
-    """Not one for each that comes: the bound holds at any time."""
+    """Trimming goes by bytes, not one frame out for each that comes in: the bound always holds."""
     large = Error(6, "busy", "x" * 500)
     replay = Replay(len(encode(large)))
     for seq in range(1, 6):

@@ -47,13 +47,13 @@ def test_questions_of_fact_are_analytical(message: str) -> None:
     "message", ["hello", "tell me a joke", "", "¿qué tal? 👋", "notable", "I gave 100 to my whyte cat", "comfortable"]
 )
 def test_all_else_is_casual(message: str) -> None:
-    """A keyword inside another word is none."""
+    """A keyword inside another word does not count."""
     assert STANDARD.route(message) == "casual"
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(max_size=20))
 def test_the_packaged_rules_are_the_reference(message: str) -> None:
-    """Words and pattern of the packaged file together find what the one expression finds, and nothing else."""
+    """The packaged words and pattern together match what a single expression matches, and nothing else."""
     assert STANDARD.route(message) == ("analytical" if REFERENCE.search(message) else "casual")
 
 
@@ -80,7 +80,7 @@ def seconds(prompts: Prompts, message: str) -> float:
 
 @pytest.mark.parametrize("piece", SLOW_FOR_A_BAD_PATTERN)
 def test_the_packaged_patterns_take_linear_time(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if all of a message were looked at, twice the length takes about twice the time, not four times."""
+    """Routing is linear in the message: twice the length takes about twice the time."""
     monkeypatch.setattr("chat.conversation.routing.ROUTED_CHARS", 10**9)
     message = piece * (16_000 // len(piece))
     once, twice = seconds(STANDARD, message), seconds(STANDARD, message * 2)
@@ -106,7 +106,7 @@ def test_what_comes_late_in_a_message_is_not_looked_at() -> None:
 
 
 def test_the_first_mode_that_matches_wins() -> None:
-    """In the order of the file; the default needs no rule."""
+    """Rules apply in the order of the file; the default mode needs none."""
     first, second = PromptMode("1", (re.compile("both|one"),)), PromptMode("2", (re.compile("both|two"),))
     prompts = Prompts({"z": PromptMode("0"), "b": first, "a": second}, default="z")
     assert [prompts.route(message) for message in ("both", "one", "two", "hello")] == ["b", "b", "a", "z"]
@@ -119,7 +119,7 @@ def test_a_fixed_mode_looks_at_nothing() -> None:
 
 @pytest.mark.parametrize("mode", [None, "general", "gone"])
 def test_an_unknown_mode_has_the_default_prompt(mode: Mode | None) -> None:
-    """One that the file no longer defines, or none yet."""
+    """A mode that the file no longer defines, or none yet, gets the default prompt."""
     assert BY_MODEL.prompt(mode) == "You chat."
     assert BY_MODEL.prompt("support") == "You help with orders."
 
@@ -147,5 +147,5 @@ def test_the_model_is_given_the_modes_and_the_message() -> None:
     ],
 )
 def test_an_answer_names_one_mode_or_the_default(answer: str, mode: Mode) -> None:
-    """Models add punctuation and sentences; whoever names two modes, or none, has not decided."""
+    """A mode is found among punctuation and sentences; an answer naming two modes, or none, decides nothing."""
     assert BY_MODEL.named_in(answer) == mode

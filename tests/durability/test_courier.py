@@ -85,7 +85,7 @@ async def test_it_carries_in_order_and_in_batches(courier: Courier[int], far_end
 
 
 async def test_a_failed_batch_is_carried_again_before_the_next(courier: Courier[int], far_end: FarEnd) -> None:
-    """Nothing overtakes it, whether the failure was expected or not."""
+    """Nothing overtakes a failed item, whether or not the failure was expected."""
     far_end.weather.extend([Rain(), RuntimeError("a bug"), Rain()])
     with capture_logs() as logs:
         for item in range(4):
@@ -111,7 +111,7 @@ async def test_only_what_was_given_back_is_carried_again(courier: Courier[int], 
 
 
 async def test_what_is_put_meanwhile_is_carried_next(courier: Courier[int], far_end: FarEnd) -> None:
-    """No item is forgotten for having come while others were on their way."""
+    """An item that comes while others are being delivered is delivered too."""
     gate = asyncio.Event()
     far_end.weather.append(gate)
     courier.put(0)
@@ -125,7 +125,7 @@ async def test_what_is_put_meanwhile_is_carried_next(courier: Courier[int], far_
 
 
 async def test_settled_is_about_what_was_put_before(courier: Courier[int], far_end: FarEnd) -> None:
-    """It waits while something is on its way, and not for what was put after it was asked."""
+    """`settled` waits for what is on its way, but not for what is put later."""
     first, second = asyncio.Event(), asyncio.Event()
     far_end.weather.extend([first, second])
     courier.put(0)
@@ -256,7 +256,7 @@ async def test_who_asks_to_be_left_alone_is(far_end: FarEnd) -> None:
 
 
 async def test_where_order_does_not_matter_one_that_is_never_taken_holds_up_no_other(far_end: FarEnd) -> None:
-    """Refused, alone or as a whole batch, it goes back behind the others, and is tried again when they have arrived."""
+    """A refused item goes back behind the others, and is tried again when they have arrived."""
     carrying = Courier("test", far_end.deliver, batch_size=2, ordered=False, expected=Rain)
     far_end.weather.extend([lambda batch: batch[:1], Rain(), lambda batch: batch])
     for item in range(6):
@@ -326,7 +326,7 @@ async def life(tmp_path: Path, far_end: FarEnd) -> AsyncIterator[Life]:
 
 
 async def test_what_is_put_is_on_disk_and_what_has_arrived_is_not(life: Life, far_end: FarEnd) -> None:
-    """On the disk before `put` returns, whatever the weather; off it when it has arrived, batch by batch."""
+    """An item is on the disk before `put` returns, and off it once it has arrived, batch by batch."""
     gate = asyncio.Event()
     far_end.weather.extend([Rain(), lambda batch: (), gate])
     life.put(0, 1, 2, 3, 4)
@@ -341,7 +341,7 @@ async def test_what_is_put_is_on_disk_and_what_has_arrived_is_not(life: Life, fa
 
 
 async def test_the_next_process_delivers_first_what_this_one_could_not(life: Life, far_end: FarEnd) -> None:
-    """After a kill: what was left, in order, and then what it takes itself; `settled` waits for both."""
+    """After a kill the next process delivers what was left, in order, then its own; `settled` waits for both."""
     far_end.weather.extend([Rain(), asyncio.Event()])
     life.put(0, 1, 2, 3)
     await life.on_disk(0, 1, 2, 3)
@@ -394,7 +394,7 @@ async def test_of_a_batch_that_was_taken_in_part_only_the_rest_is_left(life: Lif
 
 
 async def test_equal_items_are_told_apart_by_their_number(life: Life, far_end: FarEnd) -> None:
-    """One of two that are alike is refused: one is left."""
+    """Of two identical items, one delivered and one not, one is left on the disk."""
     far_end.weather.extend([lambda batch: batch[:1], asyncio.Event()])
     life.put(7, 7)
     await life.on_disk(7)
@@ -423,7 +423,7 @@ async def test_without_a_disk_it_carries_on_from_memory(
 
 
 async def test_closing_leaves_to_the_next_process_what_did_not_arrive(life: Life, far_end: FarEnd) -> None:
-    """Though there was no trouble yet: nothing is lost, the log says so, and the next process delivers it."""
+    """A close that runs out of time loses nothing: the log says so, and the next process delivers the rest."""
     far_end.weather.append(asyncio.Event())
     life.put(0, 1, 2, 3)
     with capture_logs() as logs:
@@ -447,7 +447,7 @@ async def test_closing_after_trouble_leaves_nothing(life: Life, far_end: FarEnd)
 
 
 async def test_closing_without_a_disk_says_what_is_lost(life: Life, far_end: FarEnd) -> None:
-    """Neither the far end nor the disk took it: that is an error, and the number is told."""
+    """What neither the far end nor the disk took is logged as an error, with its number."""
     life.spool._connection.execute("PRAGMA query_only = 1").fetchone()
     far_end.weather.append(asyncio.Event())
     life.put(0, 1)
@@ -458,7 +458,7 @@ async def test_closing_without_a_disk_says_what_is_lost(life: Life, far_end: Far
 
 
 async def test_a_spool_that_cannot_be_read_is_no_start(life: Life) -> None:
-    """It may hold what was promised to be kept: the start is refused in a line."""
+    """A spool that cannot be read may hold promises: the start is refused in one line."""
     with closing(sqlite3.connect(life.folder / "spool.db")) as db:
         db.execute("DROP TABLE spool")
     shelf = Shelf(life.spool, "test", encode=b"%d".__mod__, decode=int, metrics=Metrics())

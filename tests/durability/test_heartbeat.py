@@ -57,7 +57,7 @@ async def beats(store: FlakyStore, count: int = 1) -> None:
 
 
 async def test_it_beats_before_the_container_serves(store: FlakyStore, heartbeat: Heartbeat) -> None:
-    """When the start is done the row is there, and not earlier is the start done."""
+    """The start is done only when the container's row is there."""
     gate = asyncio.Event()
     store.beat_weather.append(gate)
     starting = asyncio.create_task(heartbeat.start())
@@ -70,7 +70,7 @@ async def test_it_beats_before_the_container_serves(store: FlakyStore, heartbeat
 
 @pytest.mark.parametrize("heartbeat", [MOMENT], indirect=True)
 async def test_it_goes_on(store: FlakyStore, heartbeat: Heartbeat) -> None:
-    """Every beat brings the row to the present."""
+    """Every beat updates the row's time."""
     await heartbeat.start()
     await beats(store)
     now = utc_now()
@@ -83,7 +83,7 @@ async def test_it_goes_on(store: FlakyStore, heartbeat: Heartbeat) -> None:
 async def test_a_store_that_is_down_is_tried_again(
     store: FlakyStore, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """Neither the first nor a later failed beat ends the heart; each is one line, and the next comes early."""
+    """A failed beat, even the first, is one log line, and the next comes early."""
     monkeypatch.setattr(chat.durability.heartbeat, "RETRY_SECONDS", MOMENT)
     store.beat_weather.extend([failure, failure, gate := Pause()])
     with capture_logs() as logs:
@@ -98,7 +98,7 @@ async def test_a_store_that_is_down_is_tried_again(
 
 
 async def test_it_departs(store: FlakyStore, heartbeat: Heartbeat) -> None:
-    """Closed, it takes its row away, and what was open in it is an orphan at once."""
+    """A clean close removes the row, so that what was open is an orphan at once."""
     await heartbeat.start()
     await heartbeat.close()
     assert [
@@ -127,7 +127,7 @@ async def test_a_beat_on_its_way_does_not_outlive_the_departure(
 async def test_a_departure_waits_for_no_store(
     store: FlakyStore, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
-    """One that is down, or does not answer, costs a line in the log and a moment."""
+    """Closing over a store that is down costs one log line and a moment."""
     monkeypatch.setattr(chat.durability.heartbeat, "DEPART_SECONDS", MOMENT if hangs else PATIENCE)
     await heartbeat.start()
     store.beat_weather.append(asyncio.Event() if hangs else DOWN)

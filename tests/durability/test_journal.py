@@ -84,7 +84,7 @@ async def stored(store: Store, session_id: str = "s") -> list[str]:
 
 
 async def test_saved_is_told_after_the_commit(store: FlakyStore, journal: Journal) -> None:
-    """As long as the store works on it nothing is told; then the highest position of the batch, once."""
+    """While the store is writing nothing is announced; then the batch's highest position, once."""
     told, gate = Told(), asyncio.Event()
     store.weather.append(gate)
     for n in (1, 2, 3):
@@ -99,7 +99,7 @@ async def test_saved_is_told_after_the_commit(store: FlakyStore, journal: Journa
 
 
 async def test_nothing_is_told_while_the_store_is_down(store: FlakyStore, journal: Journal) -> None:
-    """A failed attempt tells nobody; the one that succeeds does."""
+    """Only the attempt that succeeds is announced."""
     told, gate = Told(), asyncio.Event()
     store.weather.extend([DOWN, DOWN, gate])
     journal.record(event("1"), 1, told)
@@ -139,7 +139,7 @@ async def test_order_is_kept_over_failures(store: FlakyStore, journal: Journal) 
 
 
 async def test_a_batch_whose_answer_got_lost_is_stored_once(store: FlakyStore, journal: Journal) -> None:
-    """It is written again, which changes nothing, and told once."""
+    """An insert whose answer was lost is written again, which changes nothing, and announced once."""
     told = Told()
     store.lost_answers.extend([DOWN, DOWN])
     journal.record(event("1"), 1, told)
@@ -195,7 +195,7 @@ async def test_a_listener_that_raises_stops_nothing(store: FlakyStore, journal: 
 
 
 async def test_the_mode_is_stored(store: FlakyStore, journal: Journal) -> None:
-    """With its session's events; the last one counts, and it is tried again like them."""
+    """A mode is written with its session's events and retried like them; the last one counts."""
     store.weather.extend([None, DOWN, None, None])
     journal.record(event("1"), 1, Told())
     journal.record_mode("s", "casual")
@@ -208,7 +208,7 @@ async def test_the_mode_is_stored(store: FlakyStore, journal: Journal) -> None:
 
 
 async def test_a_mode_alone_is_stored(store: FlakyStore, journal: Journal) -> None:
-    """It needs no event for company, and writes none."""
+    """A mode is written without any event."""
     journal.record_mode("s", "casual")
     await settle(journal)
     row = await store.session("s")
@@ -218,7 +218,7 @@ async def test_a_mode_alone_is_stored(store: FlakyStore, journal: Journal) -> No
 
 
 async def test_it_is_full_at_its_bound_and_takes_more(store: FlakyStore, journal: Journal) -> None:
-    """At the bound it says so, what is recorded all the same is not lost, and with good weather it has room."""
+    """A full journal says so, still loses nothing that is recorded, and has room again once the store is back."""
     gate = asyncio.Event()
     store.weather.append(gate)
     for n in range(2):
@@ -236,7 +236,7 @@ async def test_it_is_full_at_its_bound_and_takes_more(store: FlakyStore, journal
 
 
 async def test_settled_waits_for_what_was_recorded_before_it(store: FlakyStore, journal: Journal) -> None:
-    """Not for what comes later; and where all is stored, not at all."""
+    """`settled` waits only for earlier events, and not at all where everything is stored."""
     await settle(journal)
     gate = asyncio.Event()
     store.weather.extend([None, gate])
@@ -338,7 +338,7 @@ async def test_what_an_earlier_process_left_is_stored_as_it_was_recorded(
 
 
 async def test_only_a_session_that_was_left_something_waits_for_it(store: FlakyStore, spool: Spool) -> None:
-    """Another one's history is whole already; and what comes after is not waited for."""
+    """`settled` waits neither for other sessions nor for later events."""
     gate, never = asyncio.Event(), asyncio.Event()
     store.weather.extend([gate, None, never])
     journal = Journal(store, Metrics(), max_events=3)
@@ -373,7 +373,7 @@ async def test_what_waits_is_counted(store: FlakyStore, spool: Spool) -> None:
 async def test_one_session_does_not_take_the_room_of_all(
     store: FlakyStore, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past its own share a session is refused, its neighbour is not; and past the whole, in bytes, everybody is."""
+    """Past its share a session is refused but its neighbour is not; past the whole, in bytes, everybody is."""
     monkeypatch.setattr("chat.durability.journal.MOST_SESSION_BYTES", 5_000)
     monkeypatch.setattr("chat.durability.journal.MOST_BYTES", 9_000)
     gate = asyncio.Event()

@@ -81,7 +81,7 @@ async def test_who_is_known_or_elsewhere_is_left_alone(house: House) -> None:
 
 
 async def test_a_session_that_was_opened_again_begins_anew(house: House) -> None:
-    """Its new epoch has not been missed yet."""
+    """A session that was reopened is not announced for its old epoch."""
     await house.open("s")
     assert await house.look() == []
     await house.open("s")
@@ -90,7 +90,7 @@ async def test_a_session_that_was_opened_again_begins_anew(house: House) -> None
 
 
 async def test_a_store_that_is_down_is_asked_in_the_next_round(house: House) -> None:
-    """What was seen before counts still."""
+    """Where the store fails once, what was seen before still counts."""
     await house.open("lost")
     assert await house.look() == []
     house.store.weather.append(StoreUnavailable("down"))

@@ -103,7 +103,7 @@ async def test_rows_survive_in_order_and_apart(spool: Spool, tmp_path: Path) -> 
 
 
 async def test_a_change_made_twice_is_made_once(spool: Spool) -> None:
-    """Whoever does not know whether it was done may do it again."""
+    """Writing the same thing twice is harmless: the writer may not know whether the first attempt succeeded."""
     for _ in range(2):
         spool.change("a", [(1, b"one"), (2, b"two")], [1])
     assert spool.load("a") == [(2, b"two")]
@@ -252,7 +252,7 @@ async def test_a_close_writes_what_the_disk_did_not_take_before(
 
 
 async def test_what_cannot_be_encoded_holds_up_nothing(shelf: Shelf[str], folder: Path) -> None:
-    """It is told of, and the others are written."""
+    """A row that cannot be written is reported, and the others are written."""
     with capture_logs() as logs:
         shelf.keep([(1, "one"), (2, "\ud83d"), (3, "three")])
         await until(lambda: spooled(folder, "c") == [b"one", b"three"])
@@ -260,7 +260,7 @@ async def test_what_cannot_be_encoded_holds_up_nothing(shelf: Shelf[str], folder
 
 
 async def test_the_next_process_is_given_what_was_left(spool: Spool, folder: Path) -> None:
-    """In order, and with the number to go on from. What it does not understand it leaves, and says so."""
+    """Rows are read in order; those it does not understand stay, and are reported."""
     spool.change("c", [(4, b"four"), (7, b"v2"), (5, b"five"), (9, b"v2")], [])
     shelf = shelf_in(spool)
     with capture_logs() as logs:

@@ -106,7 +106,7 @@ def test_by_http_it_ends_at_once_as_well(
 
 
 def test_the_queue_and_the_function_count_alike() -> None:
-    """What the function takes for a message's last delivery is the last one."""
+    """The function's idea of a message's last delivery is the queue's own."""
     queues = (Path(__file__).parents[2] / "infra/aws/queues.yml").read_text()
     assert f"maxReceiveCount: {MOST_RECEIVES}\n" in queues
 

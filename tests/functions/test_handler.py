@@ -153,7 +153,7 @@ def test_a_bad_record_fails_alone(
 def test_a_record_whose_body_is_no_text_fails_alone(
     loop: asyncio.AbstractEventLoop, store: SqliteStore, handle: Handle, body: object
 ) -> None:
-    """Whatever put it there: its batch is handled."""
+    """A record whose body is not text fails alone; its batch is handled."""
     talk(loop, store, "good")
     event = batch("{}", ended("good"))
     event["Records"][0]["body"] = body
@@ -176,7 +176,7 @@ def test_what_failed_is_logged_with_its_session(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Who looks for a session by its id finds why it has no summary; the records of a batch are not confused."""
+    """Log lines carry the session's id, so a missing summary is explained; a batch's records are not confused."""
     monkeypatch.setenv("LOG_FORMAT", "json")
     monkeypatch.setenv("HANDOFF_SECRET", "s3cret")
     talk(loop, store)
@@ -202,7 +202,7 @@ def test_the_end_is_not_before_the_last_event(
 
 
 def test_an_empty_batch_is_fine(handle: Handle) -> None:
-    """No records, no failures."""
+    """An empty batch has no failures."""
     assert handle({"Records": []}) == failures()
 
 
@@ -297,7 +297,7 @@ def test_by_http_only_who_has_the_secret_is_heard(
     call: Callable[..., tuple[int, Any]],
     authorization: str | None,
 ) -> None:
-    """Everybody else is refused, and nothing is written."""
+    """A caller without the secret is refused, and nothing is written."""
     talk(loop, store)
     assert call(ended(), authorization)[0] == 401
     assert row(loop, store) == (None, None, None)

@@ -1,4 +1,4 @@
-"""What is said of a conversation."""
+"""What the summary says of a conversation."""
 
 import asyncio
 from typing import Any
@@ -129,7 +129,7 @@ async def test_only_a_late_event_makes_a_summary_stale(settings: Settings) -> No
 
 
 async def test_an_event_that_comes_meanwhile_makes_the_summary_stale(settings: Settings) -> None:
-    """It is not in the text, so nothing is written; the session is open, and its next end has it summarised whole."""
+    """An event that arrives while the summary is written voids it; the next end summarises the whole session."""
     store = await SqliteStore.open(settings.data_dir / "realtime.db")
     await store.open_session("s1", "ann", at=utc_now(), container_id="c")
     await store.append(CONVERSATION)

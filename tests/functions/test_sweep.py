@@ -154,7 +154,7 @@ async def test_who_comes_back_in_the_meantime_goes_on(house: House) -> None:
 
 
 async def test_what_is_refused_stays_for_the_next_sweep(house: House) -> None:
-    """Some of a batch, or all of it: the others go, none is asked for twice in a sweep, and the next has the rest."""
+    """Whatever the queue refuses of a batch is left to the next sweep; the rest goes, each asked for once."""
     for number in range(2 * SQS_BATCH + 5):
         await house.session(f"s{number:02}", at=DAWN + number * MINUTE)
     house.far_end.weather.extend([HandoffUnavailable("it rains"), lambda ended: [ended[0], ended[3]]])
@@ -184,7 +184,7 @@ async def test_one_sweep_walks_through_all(house: House, monkeypatch: pytest.Mon
 
 
 async def test_one_sweep_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left is there in the next one."""
+    """What one sweep leaves, the next takes."""
     monkeypatch.setattr(functions.sweep.sweep, "PAGE", 7)
     monkeypatch.setattr(functions.sweep.sweep, "MOST", 20)
     for number in range(40):
@@ -243,7 +243,7 @@ def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 def test_the_function_sweeps_onto_the_queue(
     handle: Callable[[], dict[str, Any]], queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Call for call, on the store and the queue of its settings; it answers how many it found."""
+    """The scheduled handler sweeps the store and queue of its settings, and answers how many it found."""
     monkeypatch.setenv("DISCONNECT_QUEUE_URL", queue.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", str(queue.settings.aws_endpoint_url))
     assert handle() == {"handed_off": 0}
@@ -281,13 +281,13 @@ def test_each_sweep_is_logged_under_its_own_request(
 
 
 def test_without_a_hand_off_it_says_what_is_missing(handle: Callable[[], dict[str, Any]]) -> None:
-    """Both ways are named: one has to be set."""
+    """Without a queue or a URL the sweep refuses to start, and names both settings."""
     with pytest.raises(SettingsError, match=r"DISCONNECT_QUEUE_URL.*HANDOFF_URL"):
         handle()
 
 
 def test_in_lambda_sqlite_is_refused(handle: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would sweep an empty file for ever, and say that all is well."""
+    """On AWS the sweep refuses to start without Supabase: it would sweep an empty file for ever."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "sweep")
     with pytest.raises(SettingsError, match="SUPABASE_URL"):
         handle()

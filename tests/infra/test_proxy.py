@@ -27,7 +27,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     "value", [f"socks5://user:{SECRET}@localhost:1", "foo://x", "http://", "http://x:y:z", "https://h:0"]
 )
 def test_a_proxy_that_cannot_be_used(spelling: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stops who would need it, in a line that names the variable and no password; nobody else notices."""
+    """A proxy that cannot be used stops whoever needs it, in a line without its password; nobody else notices."""
     monkeypatch.setenv(spelling, value)
     with pytest.raises(SettingsError, match=f"^{spelling}: ") as refused:
         prepare_proxies(ELSEWHERE)
@@ -38,7 +38,7 @@ def test_a_proxy_that_cannot_be_used(spelling: str, value: str, monkeypatch: pyt
 
 
 def test_calls_to_this_machine_take_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And others do, but for those that somebody has spared already."""
+    """Calls to this machine bypass the proxy, in addition to the hosts in NO_PROXY."""
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "intranet.example")
     prepare_proxies(ELSEWHERE)

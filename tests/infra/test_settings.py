@@ -61,7 +61,7 @@ def test_a_wrong_value_is_named(name: str, value: str, message: str, monkeypatch
 @pytest.mark.parametrize("name", ["LINGER_SECONDS", "DEMO_TOKENS_PER_SECOND", "LLM_TIMEOUT_SECONDS"])
 @pytest.mark.parametrize("value", ["nan", "-inf"])
 def test_what_is_no_duration_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number that compares with nothing would slip past every bound and every timer."""
+    """NaN and infinity are refused: they would slip past every bound and timer."""
     monkeypatch.setenv(name, value)
     assert refusal().startswith(f"{name}: ")
 
@@ -100,7 +100,7 @@ def test_an_openai_compatible_model_needs_a_key_or_an_address(key: str, monkeypa
 
 
 def test_a_key_alone_chooses_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody who has set one means the demo, unless they say so."""
+    """A key alone chooses its provider, unless the demo is asked for by name."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("LLM_MODEL", "m")
     settings = load_settings(None)
@@ -119,7 +119,7 @@ def test_where_a_model_is_asked_is_told_without_a_secret(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", URLS)
 @pytest.mark.parametrize("value", ["foo", "localhost:1234/v1", "https://", "ftp://localhost"])
 def test_what_is_no_address_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is sent to nowhere; one that is, passes."""
+    """A malformed URL stops the start; a good one passes."""
     for other, example in {"llm_model": "m", "handoff_secret": "s", "supabase_key": "k"}.items():
         monkeypatch.setenv(other, example)
     if name != "supabase_url":
@@ -147,7 +147,7 @@ def test_words_count_in_whatever_case(name: str, value: str, meant: str, monkeyp
 
 @pytest.mark.parametrize(("name", "meant"), [("LLM_PROVIDR", "LLM_PROVIDER"), ("linger_second", "LINGER_SECONDS")])
 def test_a_misspelt_name_in_the_file_is_refused(tmp_path: Path, name: str, meant: str) -> None:
-    """It would be ignored without a word; the line has the name that was meant."""
+    """A misspelt setting is refused, with the name that was probably meant."""
     env_file = tmp_path / ".env"
     env_file.write_text(f"{name}=1\n")
     with pytest.raises(SettingsError, match=rf"{name}: unknown, did you mean {meant}\?$"):

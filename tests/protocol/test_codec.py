@@ -111,7 +111,7 @@ def test_a_message_frame_says_what_it_said(content: str, message_id: str | None)
     ],
 )
 def test_frames_that_are_taken(text: str, frame: ClientFrame) -> None:
-    """Each is what its sender meant; unknown fields are passed over."""
+    """Valid frames parse to what their sender meant; unknown fields are ignored."""
     assert parse(text, MOST) == frame
 
 
@@ -158,7 +158,7 @@ def test_an_object_that_is_no_json_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["half \ud83d of it", '{"type":"message","content":"\\ud83d"}', '{"a":"\ud83d"}'])
 def test_half_a_surrogate_pair_is_refused(text: str) -> None:
-    """However it is written, it is no text."""
+    """Half of a surrogate pair is refused, however it is written."""
     assert refusal(text)[0] in (ErrorCode.BAD_FIELD, ErrorCode.BAD_JSON)
 
 
@@ -174,7 +174,7 @@ def test_the_length_of_a_message_id(length: int, good: bool) -> None:
 
 @given(ANY_TEXT)
 def test_unicode_is_what_utf8_can_write(text: str) -> None:
-    """That is: no half of a surrogate pair."""
+    """Text is valid exactly where UTF-8 can write it."""
     assert is_unicode(text) == (not any("\ud800" <= character <= "\udfff" for character in text))
 
 

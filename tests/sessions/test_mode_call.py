@@ -31,7 +31,7 @@ async def test_the_answer_and_what_it_took() -> None:
     ],
 )
 async def test_a_failure_is_no_answer(script: Sequence[Step], cause: str) -> None:
-    """It is logged without its own words, which may be secrets, and the model is not asked a second time."""
+    """A failure is logged without its text, which may hold secrets, and the model is not asked twice."""
     model = ScriptedModel(script)
     with capture_logs() as logs:
         assert await ask_mode(model, QUESTION) == ("", Usage())
@@ -42,7 +42,7 @@ async def test_a_failure_is_no_answer(script: Sequence[Step], cause: str) -> Non
 
 @pytest.mark.parametrize("before", [[], ["support"]])
 async def test_a_model_that_takes_too_long_is_let_go(before: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its call is closed, and what it had begun to say does not count."""
+    """A slow answer is given up: its call is closed, and what it had begun to say does not count."""
     monkeypatch.setattr("chat.sessions.mode_call.MODE_SECONDS", 0.05)
     model = ScriptedModel([*before, asyncio.Event()])
     async with asyncio.timeout(5):

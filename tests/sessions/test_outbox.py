@@ -153,7 +153,7 @@ async def test_tokens_that_pile_up_go_out_as_one(socket: Socket) -> None:
 
 
 async def test_room_waits_for_the_reader(socket: Socket) -> None:
-    """Past the soft bound `room` waits, and returns when the reader has caught up; `on_room` is told."""
+    """Past the soft bound `room` waits until the reader has caught up, and `on_room` is called."""
     told: list[str] = []
     socket.outbox.on_room = lambda: told.append("room")
     await socket.outbox.room()
@@ -202,7 +202,7 @@ async def test_past_the_hard_bound_the_reader_is_given_up(socket: Socket, kind: 
 
 @pytest.mark.parametrize("kind", ["frame", "token"])
 async def test_one_long_frame_is_not_the_readers_fault(socket: Socket, kind: str) -> None:
-    """However long it is, a reader that was not behind gets it."""
+    """A reader that keeps up gets a frame of any length."""
     long = "x" * (module.HARD_CHARS + 1)
     socket.outbox.put("first")
     await socket.busy.wait()
@@ -217,7 +217,7 @@ async def test_one_long_frame_is_not_the_readers_fault(socket: Socket, kind: str
 
 
 async def test_closing_sends_first_what_is_queued(socket: Socket) -> None:
-    """The frames that explain a close arrive before it."""
+    """The frames that explain a close arrive before the close."""
     socket.open.set()
     socket.outbox.put_token(token(1, "a"))
     socket.outbox.put(PONG)
@@ -282,7 +282,7 @@ async def test_nobody_waits_for_a_reader_that_is_gone(socket: Socket) -> None:
 
 
 async def test_how_long_a_batch_is_stuck() -> None:
-    """Zero while nothing is being sent; then the time since the batch began."""
+    """`stuck` is zero while nothing is being sent; otherwise the time since the batch began."""
     far_end = Socket()
     loop = asyncio.get_running_loop()
     writer = asyncio.create_task(far_end.outbox.run(far_end.send, far_end.close))
@@ -388,7 +388,7 @@ async def test_nothing_overtakes_what_cannot_be_sent_at_once(
 
 
 async def test_it_is_closing_until_it_is_closed() -> None:
-    """Not before somebody asked for it, and not once nothing more is sent."""
+    """`closing` holds from the request to close until nothing more is sent."""
     outbox = Outbox(lambda code: None)
     assert not outbox.is_closing()
     outbox.close(CloseCode.NORMAL)

@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def test_first_token_and_speed_are_those_of_the_answer(talk: Talk, clock: Clock) -> None:
-    """The first token counts from the turn's start, once; the speed from the answer's first token, tools left out."""
+    """First-token time counts from the turn's start, speed from the answer's first token, without tools."""
     call = ToolCall("c", "double", '{"number": 2}')
     first_round: list[Step] = [clock.passes(2), "Let me", " see.", clock.passes(30), call]
     answer: list[Step] = [clock.passes(3), "Fo", clock.passes(0.5), "u", "r", ".", clock.passes(1.5)]

@@ -115,7 +115,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def test_a_session_takes_one_place_and_never_two(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes in the very moment in which another session is open finds the last place free."""
+    """A session counts once, even at the moment it opens, so the last place can be had."""
     monkeypatch.setattr(house.sessions, "_settings", house.settings.model_copy(update={"max_sessions": 2}))
     open_session = house.store.open_session
     coming: list[asyncio.Task[Session]] = []
@@ -133,7 +133,7 @@ async def test_a_session_takes_one_place_and_never_two(house: House, monkeypatch
 
 
 async def test_a_session_that_is_being_opened_takes_a_place(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes while the last place is being taken is told to come back."""
+    """A client that comes while the last place is being taken is told to come back."""
     monkeypatch.setattr(house.sessions, "_settings", house.settings.model_copy(update={"max_sessions": 2}))
     await house.attach(house.client(), "one")
     gate, (opening,) = await house.held_up(house.attach(house.client(), "two"))
@@ -181,7 +181,7 @@ async def test_a_session_waits_for_its_turn(house: House, monkeypatch: pytest.Mo
 
 
 async def test_a_session_whose_opener_vanished_is_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was opened in the store, so it must be announced, though nobody ever took part."""
+    """A session whose only client left while it was being opened is announced all the same."""
     gate, [opener] = await house.held_up(house.attach(house.client()))
     opener.cancel()
     monkeypatch.setattr("chat.sessions.registry.OPEN_SECONDS", 0.01)
@@ -211,7 +211,7 @@ async def test_who_finds_the_session_ended_opens_it_again(house: House) -> None:
 
 
 async def test_an_intruder_who_asks_first_does_not_shut_the_owner_out(house: House) -> None:
-    """Of two who ask at once it is the intruder who is refused, whoever came first."""
+    """Of two users who ask for a session at once, its owner gets it, whoever came first."""
     await house.sqlite.open_session("s", "u", at=utc_now(), container_id="box")
     refused, session = await asyncio.gather(house.refusal(user_id="x"), house.attach(house.client()))
     assert (refused.code, session.epoch) == (ErrorCode.NOT_YOUR_SESSION, 2)

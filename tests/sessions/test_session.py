@@ -153,7 +153,7 @@ async def test_clients_are_told_what_is_saved(room: Room) -> None:
 
 
 async def test_what_is_told_is_recorded_first(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In each step of the conversation: a kill in between takes nothing away that somebody has heard of."""
+    """Events are recorded before frames are sent, so a kill in between loses nothing that a client was told."""
     order: list[str] = []
     record, put = room.journal.record, Outbox.put
 
@@ -176,7 +176,7 @@ async def test_what_is_told_is_recorded_first(room: Room, monkeypatch: pytest.Mo
 
 
 async def test_who_waits_until_nothing_runs_is_told(room: Room) -> None:
-    """After the last turn, and not between two of them."""
+    """A session is idle after its last turn, not between two turns."""
     room.joined()
     room.model.enqueue("Hel", first := Pause())
     room.model.enqueue("lo", second := Pause())
@@ -192,7 +192,7 @@ async def test_who_waits_until_nothing_runs_is_told(room: Room) -> None:
 
 
 async def test_a_model_client_that_cancels_itself_ends_its_turn_and_no_other(room: Room) -> None:
-    """The turn cannot tell its own end any more, so it is told for it, and the next one is answered."""
+    """Such a turn cannot report its own end: it is ended for it, and the next message is answered."""
     client = room.joined()
     room.model.enqueue("Hel", asyncio.CancelledError())
     room.model.enqueue("Fine.")
@@ -244,7 +244,7 @@ async def test_an_effect_that_fails_takes_no_other_with_it(room: Room, monkeypat
 
 
 async def test_a_turn_keeps_pace_with_the_faster_of_two_readers(room: Room) -> None:
-    """One who does not read holds up nobody who does."""
+    """A client that does not read holds up nobody who does."""
     slow, fast = room.joined(), room.joined()
     slow.falls_behind()
     room.model.enqueue("a", "b", "c")

@@ -222,7 +222,7 @@ async def test_a_model_that_fails_before_it_speaks_is_asked_again(talk: Talk) ->
 
 
 async def test_it_is_asked_only_so_often(talk: Talk) -> None:
-    """Then the failure is told, in the model's client's words."""
+    """When the retries are used up the failure is told, in the model client's words."""
     model = ScriptedModel(*[[down()]] * (MODEL_ATTEMPTS + 1))
     await a_turn(talk, model).run()
     assert talk.told == [TurnFailed("t", "model_unavailable", "The model is down.")]
@@ -251,7 +251,7 @@ async def test_a_round_after_tools_is_tried_again(talk: Talk) -> None:
 
 
 async def test_a_refusal_is_final(talk: Talk) -> None:
-    """What can never succeed is not tried again."""
+    """A call that can never succeed is not retried."""
     refusal = ModelError("model_refused", "The model said no.", retryable=False)
     model = ScriptedModel([refusal], ["Hello"])
     await a_turn(talk, model).run()
@@ -260,7 +260,7 @@ async def test_a_refusal_is_final(talk: Talk) -> None:
 
 
 async def test_a_bug_is_told_without_its_words(talk: Talk) -> None:
-    """The user learns that it was us; the log learns what it was."""
+    """An unexpected error is `internal` to the user; the log has the details."""
     with capture_logs() as logs:
         await a_turn(talk, ScriptedModel(["Hel", RuntimeError("secret")])).run()
     sorry = "Something went wrong on our side; your message is kept."
@@ -269,7 +269,7 @@ async def test_a_bug_is_told_without_its_words(talk: Talk) -> None:
 
 
 async def test_a_stream_without_an_end_broke_off(talk: Talk) -> None:
-    """What simply stops is no whole answer."""
+    """A stream that simply stops is not a whole answer."""
 
     class Broken(ScriptedModel):
         async def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AsyncGenerator[Chunk, None]:
@@ -345,7 +345,7 @@ async def test_cancelling_before_the_first_word_closes_it_too(talk: Talk) -> Non
 
 
 async def test_cancelling_stops_the_tools(talk: Talk) -> None:
-    """None runs on, and none answers late."""
+    """When a turn is stopped, no tool runs on and none answers late."""
     working, stopped = Pause(), asyncio.Event()
 
     @tool
@@ -375,7 +375,7 @@ async def test_cancelling_stops_the_tools(talk: Talk) -> None:
 
 
 async def test_a_model_with_much_at_hand_lets_others_run(talk: Talk) -> None:
-    """A long answer that never waits does not hold up the rest of the house."""
+    """A long answer from a model that never pauses does not hold up other sessions."""
     heard_at_turn: list[int] = []
 
     async def bystander() -> None:

@@ -175,7 +175,7 @@ async def test_a_page_from_elsewhere_is_refused(serve: Serve) -> None:
 
 
 async def test_a_fault_of_ours_at_the_door_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong unforeseen while a session is opened, the client gets `internal` and 4500, and no details."""
+    """An unforeseen error while a session opens is `internal` and 4500 to the client, without details."""
 
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret-key-123")

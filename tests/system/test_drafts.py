@@ -46,7 +46,7 @@ async def killed_and_back(data_dir: Path, **settings: str) -> tuple[str, str, st
 
 
 async def test_the_words_of_a_killed_reply_are_there_after_the_restart(tmp_path: Path) -> None:
-    """All that was shown but for the last moment, and nothing that was not said."""
+    """The interrupted reply holds all that was shown but for the last moment, and nothing else."""
     before, everything, reply = await killed_and_back(tmp_path)
     assert before
     assert reply.startswith(before)
@@ -56,7 +56,7 @@ async def test_the_words_of_a_killed_reply_are_there_after_the_restart(tmp_path:
 async def test_the_words_of_a_killed_reply_are_in_supabase_after_the_restart(
     postgres: Postgres, tmp_path: Path
 ) -> None:
-    """The same where the store is elsewhere."""
+    """The same holds with Supabase."""
     with ExitStack() as ending:
         lite = a_lite(fresh_database(postgres), ending)
         named = {"SUPABASE_URL": lite.url, "SUPABASE_KEY": lite.service_key}

@@ -53,7 +53,7 @@ async def found(store: SupabaseStore, session_id: str) -> Session:
 
 @pytest.mark.parametrize("secret", [None, "wrong", SECRET[:-1], f"{SECRET}x", SECRET.upper()])
 async def test_without_the_secret_nothing_is_done(edge: Edge, store: SupabaseStore, secret: str | None) -> None:
-    """Nobody is let in by a part of it; what the body says is not even looked at."""
+    """Part of the secret opens nothing; the body is not even read."""
     session_id = await lived(store, Case.read("casual"))
     assert (await called(edge, ended(session_id), secret=secret))[0] == 401
     assert (await called(edge, "nonsense", secret=secret))[0] == 401

@@ -45,7 +45,7 @@ def ended(session_id: str) -> str:
     ],
 )
 def test_a_missing_setting_is_named(supabase: Supabase, missing: str, status: int, named: str) -> None:
-    """Nothing is lost by it: whoever sent the message sends it again, and has the name in its log."""
+    """A missing setting is named in the answer, and the sender keeps the message."""
     given = {name: value for name, value in variables(supabase).items() if name != missing}
     with ExitStack() as ending:
         got, answer = call(an_edge(ending, given), ended("s1"), secret=SECRET)

@@ -218,7 +218,7 @@ def test_proxies_do_not_stand_in_the_way_of_a_local_stack(tmp_path: Path) -> Non
 
 
 async def test_a_container_that_dies_ends_the_stack(tmp_path: Path) -> None:
-    """Killed, the container takes the stack with it: no half of the product runs on, and the exit code says failure."""
+    """If the container is killed the stack ends too, with an exit code that says failure."""
     with local_stack(tmp_path, free_port()) as process:
         (container,) = children(process.pid)
         os.kill(container, signal.SIGKILL)

@@ -293,7 +293,7 @@ def test_old_ids_are_kept(database: tuple[str, Connection]) -> None:
 
 
 def test_what_was_dropped_can_be_restored(database: tuple[str, Connection]) -> None:
-    """`db push` shows no notices: the table's comment has the statements, beside what it said before."""
+    """Dropped policies can be restored from the table's comment: `db push` shows no notices."""
     url, connection = database
     KINDS["usual"].make(connection)
     connection.execute("""
@@ -320,7 +320,7 @@ def test_what_was_dropped_can_be_restored(database: tuple[str, Connection]) -> N
 
 @pytest.mark.parametrize("apply", [paste, push_migrations])
 def test_a_column_that_nobody_fills_is_named(database: tuple[str, Connection], apply: Any) -> None:
-    """Every session would be refused for it: so the push is, until it has a default."""
+    """A NOT NULL column of one's own without a default is refused at the push, not at every session."""
     url, connection = database
     KINDS["usual"].make(connection)
     connection.execute("alter table sessions add tenant text; update sessions set tenant = 'x'")

@@ -147,7 +147,7 @@ def test_the_alarms_watch_the_two_queues(prod: Package) -> None:
 
 
 def test_no_secret_is_in_the_template(prod: Package) -> None:
-    """CloudFormation is told where each one lies; those of the machine that deploys stay there."""
+    """CloudFormation is told where each secret is kept; the deploying machine's own never leave it."""
     assert SECRET not in json.dumps(prod.template)
     environments = {
         each["Properties"]["FunctionName"].rpartition("-")[2]: each["Properties"]["Environment"]["Variables"]
@@ -175,17 +175,17 @@ def test_of_this_machine_nothing_is_deployed_to_prod(prod: Package) -> None:
     ],
 )
 def test_a_deploy_to_prod_says_what_it_needs(given: dict[str, str], named: str) -> None:
-    """It is refused before anything is packed: with a parameter forgotten it would take away what is there."""
+    """A deploy with a forgotten parameter is refused before packing: it would remove what is there."""
     parameters = [f"--param={name}={value}" for name, value in given.items()]
     assert named in refused("package", "--stage", "prod", *parameters)
 
 
 def test_one_function_alone_is_not_deployed() -> None:
-    """That way leads past CloudFormation, and would write where the secrets are for what they are."""
+    """`deploy function` is refused: it would write references to secrets in place of the secrets."""
     assert "use deploy" in refused("deploy", "function", "-f", "summary", "--stage", "prod")
 
 
 def test_rolling_back_needs_no_parameters(tmp_path: Path) -> None:
-    """Whoever does it at night has the stage's name: it gets as far as asking AWS, which here is not there."""
+    """`sls rollback` asks for no parameter of the container; here it gets as far as calling AWS."""
     nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "a"}
     assert "ECONNREFUSED" in refused("rollback", "--stage", "prod", "--timestamp", "1", **nobody)

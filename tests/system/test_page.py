@@ -273,7 +273,7 @@ async def test_every_code_has_words(open_page: OpenPage) -> None:
 
 
 async def test_a_double_click_on_a_suggestion_sends_it_once(serve: Serve, open_page: OpenPage) -> None:
-    """However fast the hand."""
+    """A double click acts once."""
     async with serve() as server:
         page = await open_page(server.http)
         await page.get_by_role("button", name="Say hello").dblclick()

@@ -65,7 +65,7 @@ async def stored(port: int, page: Page) -> list[dict[str, Any]]:
 
 
 async def test_a_replay_is_not_rendered_twice(serve: Serve, open_page: OpenPage) -> None:
-    """However often the line breaks in a reply, each word is drawn once, in one reply under one question."""
+    """However often the line breaks during a reply, each word appears once, under one question."""
     gates = [Pause() for _ in range(2)]
     script = [step for number, gate in enumerate(gates) for step in (f"part {number}, ", gate)]
     async with (

@@ -51,7 +51,7 @@ async def test_a_reply_costs_as_many_bytes_as_it_is_long(serve: Serve, paced: bo
 
 
 async def test_a_slow_reader_does_not_fill_the_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 16 MB that nobody reads a fraction waits, until the deadline: then 4408. A neighbour is served meanwhile."""
+    """A reader that does not read has a fraction of 16 MB buffered until 4408; others are served meanwhile."""
     monkeypatch.setattr(chat.sessions.registry, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(chat.web.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
     kept: list[int] = []

@@ -48,7 +48,7 @@ def asked(**given: str) -> tuple[bool, str]:
 
 
 def test_what_is_missing_is_named_before_anything_is_deployed() -> None:
-    """All of it at once, with what it is; nothing is asked of those who host the container elsewhere."""
+    """All missing parameters are named at once; those who host the container elsewhere are asked for none."""
     assert asked() == (True, '{"container":"off"}')
     assert asked(container="registry") == (True, '{"container":"registry"}')
     assert asked(**GIVEN) == (True, '{"container":"on"}')

@@ -162,7 +162,7 @@ async def test_the_balancer_keeps_the_metrics_to_those_inside(serve: Serve) -> N
 
 
 def test_somebody_is_woken_when_no_container_is_there() -> None:
-    """Those that never came up were never unhealthy: no data is an alarm as well."""
+    """A container that never came up was never unhealthy, so missing data is an alarm as well."""
     alarm = properties("ContainersGone")
     assert (alarm["MetricName"], alarm["Statistic"]) == ("HealthyHostCount", "Minimum")
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)

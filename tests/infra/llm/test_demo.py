@@ -158,7 +158,7 @@ async def test_its_manner_follows_the_prompt() -> None:
     ("wanted", "given"), [("1", 1), ("200", 200), ("10000000", LONGEST_REPLY), ("9" * 5000, LONGEST_REPLY)]
 )
 async def test_it_writes_as_many_words_as_asked(wanted: str, given: int) -> None:
-    """Up to a bound, for a joke is no reason to fill memory, and no number is too long to be read."""
+    """A long reply is bounded, however large the number that was asked for."""
     tokens, calls, end = await answer(CASUAL, user(f"Write {wanted} words"))
     assert (len(tokens), calls, end.output_tokens) == (given, [], given)
 

@@ -61,7 +61,7 @@ def body(code: str | None, message: str = "no") -> bytes:
     ],
 )
 def test_each_answer_is_of_one_kind(status: int, answer: bytes, kind: type[StoreError]) -> None:
-    """Only what names the row itself is refused for good: whatever is in doubt is tried again, and nothing lost."""
+    """Only an error about the row itself is final; whatever is in doubt is retried, so nothing is lost."""
     assert type(sort(status, answer)) is kind
 
 

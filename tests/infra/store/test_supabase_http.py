@@ -59,7 +59,7 @@ async def test_a_request_on_a_dead_connection_is_repeated_on_a_new_one(server: S
 
 
 async def test_what_fails_on_a_new_connection_is_not_repeated(server: Server) -> None:
-    """It is the server's trouble, and whoever asked has a better patience."""
+    """A failure on a new connection is the server's: the caller's own retries are better informed."""
     server.answers = 0
     async with ReconnectingClient() as client:
         with pytest.raises(httpx.RemoteProtocolError):

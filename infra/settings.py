@@ -46,6 +46,7 @@ class Settings(BaseModel):
     container_id: str | None = None
     allowed_origins: str = "*"
     max_sessions: int = Field(default=2000, ge=1)
+    max_sessions_bytes: int = Field(default=192 * 1024 * 1024, ge=1024 * 1024)
     max_frame_bytes: int = Field(default=256 * 1024, ge=1024)
     max_message_chars: int = Field(default=32_000, ge=1)
     linger_seconds: float = Field(default=60, ge=0)

@@ -93,5 +93,6 @@ def test_the_bounds_are_as_written() -> None:
         f"| {history.MODEL_CHARS:,} characters; {prompt.TRANSCRIPT_CHARS:,} for a summary |",
         f"| {prompt.SUMMARY_CHARS:,} characters | cut |",
         f"`MAX_SESSIONS` {defaults.max_sessions:,} |",
+        f"`MAX_SESSIONS_BYTES` {defaults.max_sessions_bytes // mib} MiB |",
     ):
         assert bound in written

@@ -83,6 +83,14 @@ class Metrics:
         self.sessions_live = self._gauge(
             "realtime_sessions_live", "Sessions in memory, those that wait for their client to come back included."
         )
+        self.sessions_bytes = self._gauge(
+            "realtime_sessions_bytes",
+            "About how much memory the live sessions hold. Past MAX_SESSIONS_BYTES none opens.",
+        )
+        self.sessions_unloaded = self._counter(
+            "realtime_sessions_unloaded",
+            "Sessions that gave up their memory for others; they are read again when used.",
+        )
         self.sockets_open = self._gauge("realtime_sockets_open", "WebSockets that are accepted and not closed.")
         self.sockets_closed = self._counter(
             "realtime_sockets_closed", "WebSockets that are closed, by code; 1006 is a lost connection.", "code"

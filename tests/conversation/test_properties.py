@@ -19,11 +19,13 @@ from chat.conversation.inputs import (
     Input,
     ModeFound,
     Position,
+    Reloaded,
     ReplyFinished,
     TokenCame,
     ToolAnswered,
     ToolsAsked,
     TurnFailed,
+    Unloaded,
     UserSaid,
 )
 from chat.conversation.machine import Conversation, IllegalInput
@@ -116,7 +118,7 @@ class Conversing(RuleBasedStateMachine):
         )
         self.stored = list(before)
         self.known = list(before)[-limit:]
-        self.seq = 0
+        self.seq = self.unloaded_at = 0
         self.through = self.saved = 0
         self.throughs: list[int] = []
         self.turn_of = {message: turn for message, (turn, _) in History(before, limit).said().items()}
@@ -315,7 +317,9 @@ class Conversing(RuleBasedStateMachine):
             assert as_read(missed) == as_read([frame for frame in self.stream if frame.seq > after])
             assert len(missed) == len(as_read(missed)), "tokens were not joined"
         else:
-            assert epoch != 1 or after > before or self.replay_bytes < 100_000, "it could have been resumed"
+            assert epoch != 1 or not self.unloaded_at <= after <= before or self.replay_bytes < 100_000, (
+                "it could have been resumed"
+            )
             assert ready.history == self.known
 
     def known_ends(self) -> dict[str, str]:
@@ -440,6 +444,28 @@ class Conversing(RuleBasedStateMachine):
         through = data.draw(st.integers(self.saved, self.through))
         self.saved = through
         assert self.receive(EventsSaved(through)) == (Send(Saved(self.seq, through)),)
+
+    @rule()
+    def rest(self) -> None:
+        """Memory is short: what is stored is let go of, and is there again when it is needed."""
+        if self.running or self.waiting or self.ended or any(through > self.saved for through in self.throughs):
+            assert not self.talk.is_quiet()
+            with pytest.raises(IllegalInput):
+                self.receive(Unloaded())
+            return
+        assert self.receive(Unloaded()) == ()
+        assert self.talk.held_bytes() == 0
+        for early in (UserSaid("early"), Attached(None), Unloaded()) if self.talk.is_quiet() else ():
+            with pytest.raises(IllegalInput):
+                self.receive(early)
+        self.known = self.stored[-self.limit :]
+        assert self.receive(Reloaded(self.stored[-self.limit - 1 :])) == ()
+        with pytest.raises(IllegalInput):
+            self.receive(Reloaded([]))
+        self.unloaded_at = self.seq
+        said = History(self.known, self.limit).said()
+        self.turn_of = {message: turn for message, (turn, _) in said.items()}
+        self.words_of = {message: words for message, (_, words) in said.items()}
 
     @rule(really=st.sampled_from(range(20)))
     def end(self, really: int) -> None:

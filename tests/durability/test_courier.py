@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import tracemalloc
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from chat.durability import shelf
 from chat.durability.courier import Courier
 from chat.durability.shelf import Shelf
 from chat.durability.spool import Spool
@@ -272,6 +274,11 @@ async def test_where_order_does_not_matter_one_that_is_never_taken_holds_up_no_o
 # With a spool
 
 
+def _number(payload: bytes) -> int:
+    """A number, with as many zeros before it as a test likes."""
+    return int(payload.lstrip(b"0"))
+
+
 class Life:
     """A courier with small batches and a spool in this folder: one process after the other."""
 
@@ -283,8 +290,9 @@ class Life:
         """Open what there is and start; what an earlier life left."""
         self.spool = await Spool.open(self.folder)
         self.courier = Courier("test", self._deliver, batch_size=3, expected=Rain)
-        shelf = Shelf(self.spool, "test", encode=b"%d".__mod__, decode=int, metrics=Metrics())
-        left = await self.courier.recover(shelf)
+        kept = Shelf(self.spool, "test", encode=b"%d".__mod__, decode=_number, metrics=Metrics())
+        left: list[int] = []
+        await self.courier.recover(kept, left.append)
         self.courier.start()
         return left
 
@@ -457,10 +465,54 @@ async def test_closing_without_a_disk_says_what_is_lost(life: Life, far_end: Far
     await life.begin()
 
 
+async def test_what_was_left_is_read_page_by_page(tmp_path: Path, far_end: FarEnd) -> None:
+    """However much an outage left on the disk, a start takes no more memory than a few pages of it."""
+    spool, row = await Spool.open(tmp_path), 20_000
+    spool.change("test", ((number, b"%0*d" % (row, number)) for number in range(1, 2001)), ())
+    await spool.close()
+    life = Life(tmp_path, far_end)
+    tracemalloc.start()
+    try:
+        left = await life.begin()
+        life.put(2001)
+        await life.settle()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert far_end.arrived == list(range(1, 2002))
+    assert len(left) == 2000
+    assert most < 400 * row
+    assert await life.close(0) == 0
+    assert spooled(tmp_path, "test") == []
+
+
+async def test_a_page_that_cannot_be_read_is_read_again(
+    life: Life, far_end: FarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails once the start is done holds up what was left, and loses nothing of it."""
+    monkeypatch.setattr(shelf, "RETRY_SECONDS", 0.001)
+    far_end.weather.append(asyncio.Event())
+    life.put(1, 2, 3, 4)
+    await life.on_disk(1, 2, 3, 4)
+    await life.die()
+    load, failures = Spool.load, [sqlite3.OperationalError("disk I/O error")] * 3
+
+    def failing(spool: Spool, courier: str, after: int = 0, limit: int = -1) -> list[tuple[int, bytes]]:
+        if limit == 3 and failures:  # the courier's batch, and not the start's look
+            raise failures.pop()
+        return load(spool, courier, after, limit)
+
+    monkeypatch.setattr(Spool, "load", failing)
+    await life.begin()
+    await life.settle()
+    assert failures == []
+    assert far_end.arrived == [1, 2, 3, 4]
+
+
 async def test_a_spool_that_cannot_be_read_is_no_start(life: Life) -> None:
     """A spool that cannot be read may hold promises: the start is refused in one line."""
     with closing(sqlite3.connect(life.folder / "spool.db")) as db:
         db.execute("DROP TABLE spool")
-    shelf = Shelf(life.spool, "test", encode=b"%d".__mod__, decode=int, metrics=Metrics())
+    broken = Shelf(life.spool, "test", encode=b"%d".__mod__, decode=int, metrics=Metrics())
     with pytest.raises(SettingsError, match=r"^DATA_DIR: cannot read the spool: "):
-        await shelf.open()
+        await broken.scan()

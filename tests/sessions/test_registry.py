@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn
 import pytest
 from structlog.testing import capture_logs
 
-from chat.conversation.inputs import UserSaid
+from chat.conversation.inputs import Unloaded, UserSaid
 from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.metrics import Metrics
@@ -27,6 +27,7 @@ from tests.conftest import make_settings
 from tests.sessions.test_session import PATIENCE, Client, turns_of_the_loop
 from tests.support.flaky import FlakyStore
 from tests.support.prompts import STANDARD
+from tests.support.scrape import Scrape
 from tests.support.scripted import Pause, ScriptedModel
 from tests.support.spooled import until
 
@@ -362,8 +363,8 @@ async def test_draining_waits_for_what_is_being_opened(house: House) -> None:
 
 async def test_a_reader_that_is_stuck_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that took nothing for `SLOW_READER_SECONDS` is closed; the one beside it stays."""
-    monkeypatch.setattr("chat.sessions.registry.WATCH_SECONDS", 0.005)
-    monkeypatch.setattr(house.sessions, "_settings", house.settings.model_copy(update={"slow_reader_seconds": 0.02}))
+    monkeypatch.setattr("chat.sessions.watch.WATCH_SECONDS", 0.005)
+    monkeypatch.setattr(house.sessions._watch, "_slow_reader_seconds", 0.02)
     await house.attach(slow := house.client())
     await house.attach(fast := house.client())
     await slow.hears("ready")
@@ -374,6 +375,65 @@ async def test_a_reader_that_is_stuck_is_given_up(house: House, monkeypatch: pyt
     await until(lambda: slow.dropped != [])
     assert slow.dropped == [CloseCode.SLOW_READER]
     assert fast.dropped == []
+
+
+def short_of_memory(house: House, monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
+    """Have the house watch its memory, of which it has so much."""
+    monkeypatch.setattr("chat.sessions.watch.WATCH_SECONDS", 0.005)
+    monkeypatch.setattr(house.sessions._watch, "_most_bytes", most_bytes)
+    house.sessions.start()
+
+
+async def test_past_its_memory_the_least_used_session_is_unloaded(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read again from the store when somebody speaks or comes back, and has lost nothing."""
+    old = await house.attach(client := house.client(), "old")
+    await house.chat(client, old, "x" * 20_000)
+    new = await house.attach(another := house.client(), "new")
+    await house.chat(another, new, "y" * 20_000)
+    await until(lambda: old.is_quiet() and new.is_quiet())
+    held = old.held_bytes()
+    assert held > 40_000  # the reply is in the history, and among the frames that can be resumed
+    short_of_memory(house, monkeypatch, held + new.held_bytes() - 1)
+    await until(lambda: not old.is_loaded())
+    assert old.held_bytes() == 0
+    assert new.is_loaded()
+    assert Scrape(house.metrics.exposition())("realtime_sessions_unloaded_total") == 1
+    await house.attach(returned := house.client(), "old")
+    assert [event["content"] for event in (await returned.hears("ready"))["history"]] == ["hi", "x" * 20_000]
+
+
+async def test_where_memory_is_used_up_no_session_is_opened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply that runs keeps its memory: those who come are told to come back, until it is done."""
+    session = await house.attach(client := house.client(), "one")
+    await house.chat(client, session, "x" * 50_000, gate := Pause())
+    short_of_memory(house, monkeypatch, 40_000)
+    await until(lambda: house.sessions._watch.is_full())
+    refused = await house.refusal(session_id="two")
+    assert (refused.code, refused.close_code) == (ErrorCode.AT_CAPACITY, CloseCode.AT_CAPACITY)
+    gate.set()
+    await until(lambda: not house.sessions._watch.is_full())
+    await house.attach(house.client(), "two")
+
+
+async def test_a_store_that_fails_leaves_an_unloaded_session_as_it_is(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes is told to come back, however many they are; then its history is read once for all of them."""
+    session = await house.attach(client := house.client())
+    await house.chat(client, session, "Hello")
+    await until(session.is_quiet)
+    session.dispatch(Unloaded())
+    house.store.weather.append(StoreUnavailable("down"))
+    assert (await house.refusal(session_id="s")).code == ErrorCode.STORE_UNAVAILABLE
+    assert (await house.refusal(session_id="s", user_id="another")).code == ErrorCode.NOT_YOUR_SESSION
+    assert not session.is_loaded()
+    gate, waiting = await house.held_up(*(house.attach(house.client()) for _ in range(3)))
+    house.store.weather.append(StoreUnavailable("nobody asks a second time"))
+    gate.set()
+    await asyncio.gather(*waiting)
+    assert session.is_loaded()
 
 
 async def test_the_metrics_know_what_lives_and_runs(house: House) -> None:

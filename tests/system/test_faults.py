@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-import chat.sessions.registry
 import chat.sessions.turn
+import chat.sessions.watch
 import chat.web.connection
 import infra.store.sqlite
 from chat.tools.registry import Registry, tool
@@ -39,7 +39,7 @@ async def test_a_client_that_never_reads_is_closed_and_loses_nothing(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is closed with 4408, its turn runs on to the end and is stored whole, and a neighbour notices nothing."""
-    monkeypatch.setattr(chat.sessions.registry, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(chat.sessions.watch, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(chat.web.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
     monkeypatch.setattr(chat.sessions.turn, "MOST_REPLY_CHARS", sys.maxsize)  # in one reply, to have it sooner
     model = RepliesTo({"flood me": MEGABYTES})

@@ -10,8 +10,8 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-import chat.sessions.registry
 import chat.sessions.turn
+import chat.sessions.watch
 import chat.web.connection
 from chat.protocol.frames import Token
 from chat.sessions.outbox import SOFT_CHARS, Outbox
@@ -52,7 +52,7 @@ async def test_a_reply_costs_as_many_bytes_as_it_is_long(serve: Serve, paced: bo
 
 async def test_a_slow_reader_does_not_fill_the_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that does not read has a fraction of 16 MB buffered until 4408; others are served meanwhile."""
-    monkeypatch.setattr(chat.sessions.registry, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(chat.sessions.watch, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(chat.web.connection, "GRACE_SECONDS", 60)  # the close code is read at the end of the test
     kept: list[int] = []
     queue = Outbox._queue

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,10 +25,12 @@ from chat.web.http import MOST_REQUEST_BYTES, HttpConnection
 from chat.web.pages import PAGE_BYTES
 from infra.llm import ToolCall
 from infra.records import Event, utc_now
+from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
 from tests.conftest import Serve, Served
 from tests.support.client import ChatClient
 from tests.support.flaky import FlakyStore
+from tests.support.scrape import Scrape
 from tests.support.scripted import ScriptedModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +88,90 @@ async def eventually(http: httpx.AsyncClient, path: str, status: int, text: str 
             if answer.status_code == status and text in answer.text:
                 return answer
             await asyncio.sleep(0.01)
+
+
+async def test_the_memory_of_all_sessions_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much each of them was told: those that rest are read again when they are used, and have lost nothing."""
+    monkeypatch.setattr("chat.sessions.watch.WATCH_SECONDS", 0.02)
+    long, sessions, bound = "\N{PARTY POPPER}" * 20_000, 6, 1024 * 1024
+    async with (
+        serve(max_sessions_bytes=bound, demo_tokens_per_second=0) as server,
+        contextlib.AsyncExitStack() as stack,
+        httpx.AsyncClient(base_url=server.http) as http,
+    ):
+        clients = [
+            await stack.enter_async_context(await ChatClient.connect(server.url, f"big-{number}"))
+            for number in range(sessions)
+        ]
+        for round_number in (1, 2, 3):
+            for client in clients:
+                await client.say(f"{round_number} {long[3:]}")
+                async with asyncio.timeout(PATIENCE):
+                    await client.until("done", reason="complete")
+        await is_answered(server)
+        numbers = Scrape((await http.get("/metrics")).text)
+        while numbers("realtime_sessions_bytes") > bound:  # the next look is on its way
+            numbers = Scrape((await http.get("/metrics")).text)
+        assert numbers("realtime_sessions_unloaded_total") >= sessions
+        for number, client in enumerate(clients):
+            await client.say("And now?")
+            async with asyncio.timeout(PATIENCE):
+                done = await client.until("done", reason="complete")
+            said = client.text(done["turn_id"])
+            assert "this is turn 4" in said, f"session {number} has forgotten what was said"
+
+
+class BusyStore(FlakyStore):
+    """One that takes what it is given, but only a little at a time."""
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """See `Store.append`."""
+        await asyncio.sleep(0.001 * len(events))
+        await super().append(events)
+
+
+async def test_who_speaks_faster_than_is_stored_is_slowed_and_not_refused(serve: Serve, tmp_path: Path) -> None:
+    """While the store keeps taking events nobody is told to come back, however full the journal gets."""
+    talkers, messages, bound = 20, 20, 100
+    store = BusyStore(await SqliteStore.open(tmp_path / "busy.db"))
+
+    async def talk(server: Served, number: int) -> list[str]:
+        async with await ChatClient.connect(server.url, f"talker-{number}") as client:
+            for _ in range(messages):
+                await client.say("hi")
+                async with asyncio.timeout(PATIENCE):
+                    while (await client.next())["type"] not in ("done", "error"):
+                        pass
+            return [frame["code"] for frame in client.frames if frame["type"] == "error"]
+
+    async with serve(store=store, journal_max_events=bound, demo_tokens_per_second=0) as server:
+        refused = await asyncio.gather(*(talk(server, number) for number in range(talkers)))
+    assert refused == [[]] * talkers
+    assert sum(map(len, store.appended)) == 2 * talkers * messages
+
+
+async def test_who_speaks_to_an_unloaded_session_is_heard_once_it_can_be_read(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the store down the message is refused, and may be sent again; the conversation then goes on as it was."""
+    monkeypatch.setattr("chat.sessions.watch.WATCH_SECONDS", 0.01)
+    store = FlakyStore(await SqliteStore.open(tmp_path / "flaky.db"))
+    async with (
+        serve(store=store, max_sessions_bytes=1024 * 1024, demo_tokens_per_second=0) as server,
+        await ChatClient.connect(server.url) as client,
+        httpx.AsyncClient(base_url=server.http) as http,
+    ):
+        for _ in range(14):
+            await client.say("\N{PARTY POPPER}" * 20_000)
+            await client.until("done")
+        await eventually(http, "/metrics", 200, "realtime_sessions_bytes 0.0")
+        store.weather.append(StoreUnavailable("down"))
+        await client.say("And now?", message_id="m")
+        refused = await client.until("error")
+        assert (refused["code"], refused["message_id"], refused["retry_after"]) == ("store_unavailable", "m", 2)
+        await client.say("And now?", message_id="m")
+        done = await client.until("done", reason="complete")
+        assert "Earlier you said" in client.text(done["turn_id"])
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,15 @@ class History:
         self._bytes = sum(map(bytes_of, self._events))
         self._drop_finished({self._events[-1].turn_id} if self._events else ())
 
+    def anew(self, events: Iterable[Event]) -> "History":
+        """Another history with the same limit, of these events."""
+        return History(events, self._limit)
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory it takes."""
+        return self._bytes
+
     def add(self, event: Event, running: str, waiting: Collection[str] = ()) -> None:
         """Append an event, and drop the oldest.
 

@@ -1,11 +1,13 @@
 """What can happen to a conversation. Past tense: by the time the machine hears of it, it is a fact."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from chat.protocol.frames import ErrorCode, Usage
 from infra.llm import FinishReason, ToolCall
+from infra.records import Event
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -104,6 +106,16 @@ class EventsSaved(msgspec.Struct, frozen=True):
     through: int
 
 
+class Unloaded(msgspec.Struct, frozen=True):
+    """Memory is short: what is stored is let go of. Only of a session in which nothing runs, waits or is unsaved."""
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """The latest events were read again from the store, and something can be said again."""
+
+    events: Sequence[Event]
+
+
 class RestartAnnounced(msgspec.Struct, frozen=True):
     """The container is stopping: clients should come back after this many milliseconds, to whichever replaces it."""
 
@@ -127,6 +139,8 @@ Input = (
     | ReplyFinished
     | TurnFailed
     | EventsSaved
+    | Unloaded
+    | Reloaded
     | RestartAnnounced
     | EndAsked
 )

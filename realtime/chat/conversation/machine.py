@@ -31,6 +31,8 @@ READY_CHARS = 512 * 1024
 
 def _attached(state: State, it: inputs.Attached) -> Effects:
     """Let a client in: it is told where the stream stands, and what it missed if that is still known."""
+    if not state.loaded:
+        raise IllegalInput("the history must be read first")
     if it.position and _can_resume(state, it.position):
         yield Reply(it.to, _ready(state, it.position.after, resumed=True))
         for frame in state.replay.after(it.position.after):
@@ -67,6 +69,20 @@ def _events_saved(state: State, it: inputs.EventsSaved) -> Effects:
     yield state.send(wire.Saved(state.next_seq(), it.through))
 
 
+def _unloaded(state: State, it: inputs.Unloaded) -> Effects:
+    if not state.loaded or not state.is_quiet():
+        raise IllegalInput("something runs, waits or is not stored")
+    state.unload()
+    return ()
+
+
+def _reloaded(state: State, it: inputs.Reloaded) -> Effects:
+    if state.loaded:
+        raise IllegalInput("the history is there")
+    state.load(state.history.anew(it.events))
+    return ()
+
+
 def _restart_announced(state: State, it: inputs.RestartAnnounced) -> Effects:
     yield state.send(wire.Goodbye(state.next_seq(), "restart", it.reconnect_in_ms))
 
@@ -84,6 +100,8 @@ DECIDES: Mapping[type, Callable[[State, Any], Effects]] = {
     inputs.ReplyFinished: turns.reply_finished,
     inputs.TurnFailed: turns.turn_failed,
     inputs.EventsSaved: _events_saved,
+    inputs.Unloaded: _unloaded,
+    inputs.Reloaded: _reloaded,
     inputs.RestartAnnounced: _restart_announced,
     inputs.EndAsked: messages.end_asked,
 }
@@ -130,6 +148,18 @@ class Conversation:
     def is_running(self) -> bool:
         """Whether a turn is answered now."""
         return self._state.turn is not None
+
+    def is_loaded(self) -> bool:
+        """Whether the history is in memory: if not, it must be read before a client joins or says something."""
+        return self._state.loaded
+
+    def is_quiet(self) -> bool:
+        """Whether nothing runs or waits, and everything that was said is stored."""
+        return self._state.is_quiet()
+
+    def held_bytes(self) -> int:
+        """About how much memory it takes."""
+        return self._state.held_bytes()
 
     def draft(self) -> Draft | None:
         """What the running turn has said since this was last asked, if it is not recorded yet."""

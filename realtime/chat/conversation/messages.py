@@ -5,7 +5,7 @@ import msgspec
 from chat.conversation import inputs, turns
 from chat.conversation.effects import Reply
 from chat.conversation.open_turn import OpenTurn
-from chat.conversation.state import Effects, State
+from chat.conversation.state import Effects, IllegalInput, State
 from chat.protocol import frames as wire
 
 BUSY_RETRY_SECONDS = 2.0
@@ -17,6 +17,8 @@ def user_said(state: State, it: inputs.UserSaid) -> Effects:
     """Take a message: start its turn, or have it wait for the one that runs."""
     if state.ended:
         return
+    if not state.loaded:
+        raise IllegalInput("the history must be read first")
     message_id = it.message_id or state.new_id()
     words_id = state.words_id(message_id, it.content)
     if known := state.said.get(message_id):

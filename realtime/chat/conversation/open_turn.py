@@ -9,11 +9,14 @@ from chat.protocol import frames as wire
 MOST_LEVELS = 64
 """How deep a tool call's arguments may be nested before they are kept as text: encoders recurse, and fail."""
 
+TOKEN_BYTES = 64
+"""What a token takes besides its letters: the string's header, and its place in a list."""
+
 
 class OpenTurn:
     """The turn that runs: the text since the last tool round, the calls without a result, the tokens it took."""
 
-    __slots__ = ("_drafted", "open_calls", "part", "text", "turn_id", "usage")
+    __slots__ = ("_bytes", "_drafted", "_weighed", "open_calls", "part", "text", "turn_id", "usage")
 
     def __init__(self, turn_id: str) -> None:
         self.turn_id = turn_id
@@ -21,6 +24,7 @@ class OpenTurn:
         self.part = 0
         """How many texts of this turn are recorded: one for each round of tools that came after words."""
         self._drafted = 0
+        self._weighed = self._bytes = 0
         self.open_calls: dict[str, str] = {}
         self.usage = wire.Usage()
 
@@ -36,8 +40,15 @@ class OpenTurn:
         if text:
             self.part += 1
         self.text.clear()
-        self._drafted = 0
+        self._drafted = self._weighed = self._bytes = 0
         return text
+
+    def held_bytes(self) -> int:
+        """About how much memory its text takes. What was weighed is not weighed again."""
+        new = self.text[self._weighed :]
+        self._weighed = len(self.text)
+        self._bytes += TOKEN_BYTES * len(new) + sum(map(len, new))
+        return self._bytes
 
     def undrafted(self) -> str:
         """The text since this was last asked, or since it was taken."""

@@ -57,6 +57,17 @@ class Replay:
         while self._bytes > self._most_bytes and self._forget(frame.seq):
             pass
 
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory it takes."""
+        return self._bytes
+
+    def forget(self, seq: int) -> None:
+        """Let go of everything up to here: only a client that has read so far can still resume."""
+        self._kept.clear()
+        self._bytes = 0
+        self._reaches = seq
+
     def _forget(self, latest: int) -> bool:
         """Drop the oldest frame, or some of the oldest tokens, but not the latest; whether there were any."""
         oldest = self._kept[0]

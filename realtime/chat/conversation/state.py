@@ -18,6 +18,9 @@ from infra.store.base import storable
 
 Effects = Iterable[Effect]
 
+SAID_BYTES = 512
+"""What a message id that is remembered takes: it, its turn's, and that of its words."""
+
 
 class IllegalInput(Exception):
     """An input that cannot have happened, such as a result of a tool that was not called. The state is as before."""
@@ -45,7 +48,7 @@ class State:
         self.session_id = session.session_id
         self.epoch = session.epoch
         self.mode = session.mode
-        self.history = history
+        self.load(history)
         self.prompts = prompts
         self.while_busy = while_busy
         self.max_waiting = max_waiting
@@ -56,14 +59,35 @@ class State:
         self.turn: OpenTurn | None = None
         self.waiting: list[str] = []
         """One turn id per message that waits; merged messages share theirs."""
+        self.unsaved: deque[int] = deque()
+        """For each event that is not known to be stored, in order, the `seq` up to which clients were told of it."""
+        self.ended = False
+
+    def load(self, history: History) -> None:
+        """Know what was said, as it is stored."""
+        self.history = history
+        self.loaded = True
         self.said = {
             message_id: (turn_id, self.words_id(message_id, words))
             for message_id, (turn_id, words) in history.said().items()
         }
         """For each message id that is remembered, its turn, and the id of its words."""
-        self.unsaved: deque[int] = deque()
-        """For each event that is not known to be stored, in order, the `seq` up to which clients were told of it."""
-        self.ended = False
+
+    def unload(self) -> None:
+        """Let go of everything that can be read again from the store; see `inputs.Unloaded`."""
+        self.history = self.history.anew(())
+        self.loaded = False
+        self.said = {}
+        self.replay.forget(self.seq)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing runs or waits, and everything that was said is stored."""
+        return not (self.turn or self.waiting or self.unsaved or self.ended)
+
+    def held_bytes(self) -> int:
+        """About how much memory it takes."""
+        saying = self.turn.held_bytes() if self.turn else 0
+        return self.history.held_bytes + self.replay.held_bytes + saying + SAID_BYTES * len(self.said)
 
     def running(self, turn_id: str) -> OpenTurn | None:
         """The turn that runs, if it is this one."""

@@ -67,7 +67,8 @@ class Courier(Generic[T]):
         self._batch: list[tuple[int, T]] = []
         self._shelf: Shelf[T] | None = None
         self._first_number = 1
-        self._left = 0
+        self._left = self._unread = 0
+        self._failing = False
         self._put = 0
         self._delivered = 0
         self._wake = asyncio.Event()
@@ -75,24 +76,21 @@ class Courier(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._log = get_logger(name)
 
-    async def recover(self, shelf: Shelf[T]) -> list[T]:
-        """Keep copies there, and take up what an earlier process left, to be carried first. Before `start`.
+    async def recover(self, shelf: Shelf[T], look: Callable[[T], None] = lambda item: None) -> None:
+        """Keep copies there, and carry first what an earlier process left, having looked at each item. Before `start`.
 
-        Returns:
-            What it left.
+        It stays on the shelf until it is carried: it may be more than fits into memory.
 
         Raises:
             SettingsError: the shelf cannot be read.
         """
-        left, last = await shelf.open()
+        left, last = await shelf.scan(look)
         self._shelf = shelf
-        self._queue.extend(left)
-        self._first_number = last + 1 - len(left)
-        self._left = self._put = len(left)
+        self._first_number = last + 1 - left
+        self._unread = self._left = self._put = left
         if left:
-            self._log.info("taking up what an earlier process left", items=len(left))
+            self._log.info("taking up what an earlier process left", items=left)
             self._wake.set()
-        return [item for _, item in left]
 
     def start(self) -> None:
         """Begin to carry, on the running loop."""
@@ -111,8 +109,12 @@ class Courier(Generic[T]):
         """How many items have not arrived."""
         return self._put - self._delivered
 
+    def is_failing(self) -> bool:
+        """Whether the last delivery failed: nothing arrives until one succeeds."""
+        return self._failing
+
     def held(self) -> Iterator[T]:
-        """What has not arrived: where it must arrive in order, the oldest first."""
+        """What has not arrived and is in memory: where it must arrive in order, the oldest first."""
         return (item for _, item in chain(self._batch, self._queue))
 
     async def settled(self) -> None:
@@ -123,9 +125,13 @@ class Courier(Generic[T]):
         """Wait until what an earlier process left has arrived."""
         await self._arrived(self._left)
 
-    async def _arrived(self, goal: int) -> None:
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until this holds; it is asked after each delivery, and when one has failed."""
         async with self._progress:
-            await self._progress.wait_for(lambda: self._delivered >= goal)
+            await self._progress.wait_for(holds)
+
+    async def _arrived(self, goal: int) -> None:
+        await self.until(lambda: self._delivered >= goal)
 
     async def close(self, within: float) -> int:
         """Carry what is left for so many seconds, then stop; what did not arrive is left to the next process.
@@ -157,16 +163,23 @@ class Courier(Generic[T]):
             if self._most_gather_seconds:
                 await asyncio.sleep(min(max(self._gather_seconds, rest), self._most_gather_seconds))
             due, filled = self._put, 0.0
-            while self._queue and (self._delivered < due or len(self._queue) >= self._batch_size):
-                self._take_batch()
+            while self._queued() and (self._delivered < due or self._queued() >= self._batch_size):
+                await self._take_batch()
                 filled = max(filled, min(1.0, len(self._batch) / self._batch_size))
                 began = time()
                 await self._carry()
                 rest = RESTS * (time() - began) * (1 - filled)
-            if not self._queue:
+            if not self._queued():
                 self._wake.clear()
 
-    def _take_batch(self) -> None:
+    def _queued(self) -> int:
+        return self._unread + len(self._queue)
+
+    async def _take_batch(self) -> None:
+        if self._unread and self._shelf:
+            self._batch = await self._shelf.read(self._batch_size)
+            self._unread -= len(self._batch)
+            return
         size = max(self._batch_size, min(len(self._queue) // 4, self._most_batch_size))
         self._batch = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
 
@@ -181,17 +194,25 @@ class Courier(Generic[T]):
                     break
                 self._log.warning("partly refused, will retry", items=len(self._batch), attempt=attempt + 1)
             except self._expected as error:
+                await self._failed()
                 wanted = getattr(error, "retry_after", None) or 0.0
                 self._log.warning("failed, will retry", cause=str(error), items=self.waiting(), attempt=attempt + 1)
             except Exception:
+                await self._failed()
                 self._log.exception("failed unexpectedly, will retry", items=self.waiting(), attempt=attempt + 1)
             await asyncio.sleep(max(wanted, backoff(attempt, first=FIRST_RETRY_SECONDS, most=MOST_RETRY_SECONDS)))
             attempt += 1
-            if not self._ordered and self._queue:  # what is never taken must not hold up what is
+            if not self._ordered and self._queued():  # what is never taken must not hold up what is
                 self._queue.extend(self._batch)
-                self._take_batch()
+                await self._take_batch()
+        self._failing = False
         if attempt:
             self._log.info("recovered", attempts=attempt + 1)
+
+    async def _failed(self) -> None:
+        async with self._progress:
+            self._failing = True
+            self._progress.notify_all()
 
     async def _attempt(self) -> None:
         """Deliver the batch once; what of it must be carried again is the batch then."""

@@ -24,6 +24,8 @@ the time that the store takes."""
 
 MOST_BYTES, MOST_SESSION_BYTES = 64 * 1024 * 1024, 4 * 1024 * 1024
 """What may wait for the store, in memory and in the spool, before messages are refused: in all, and of one session."""
+PRESSED = 0.5
+"""How much of that may wait before those who speak are slowed."""
 INTERRUPTED_EVENTS = 1000
 """How many of a session's latest events are looked at to tell how far an interrupted turn was stored."""
 
@@ -78,11 +80,14 @@ class Journal:
             SettingsError: the spool cannot be read.
         """
         shelf = Shelf(spool, "journal", encode=_encode, decode=_decode, metrics=self._metrics)
-        for entry in await self._courier.recover(shelf):
+
+        def look(entry: _Entry) -> None:
             written = entry.written
             self._recovered.add(written.session_id if isinstance(written, Event) else written[0])
             if isinstance(written, Event):
                 self._hold(written)
+
+        await self._courier.recover(shelf, look)
 
     def start(self) -> None:
         """Begin to write, on the running loop."""
@@ -115,9 +120,24 @@ class Journal:
 
     def is_full(self, session_id: str = "") -> bool:
         """Whether as much waits as may: in all, or of this session, so that one does not take the room of all."""
-        if self._waiting[session_id] >= MOST_SESSION_BYTES or self._bytes >= MOST_BYTES:
+        return self._is_filled(session_id, 1.0)
+
+    def _is_filled(self, session_id: str, share: float) -> bool:
+        if self._waiting.get(session_id, 0) >= share * MOST_SESSION_BYTES or self._bytes >= share * MOST_BYTES:
             return True
-        return self._courier.waiting() >= self._max_events
+        return self._courier.waiting() >= share * self._max_events
+
+    def is_failing(self) -> bool:
+        """Whether the store took nothing the last time."""
+        return self._courier.is_failing()
+
+    def is_pressed(self, session_id: str) -> bool:
+        """Whether half of what may wait does, while the store takes it: whoever speaks is slowed, and not refused."""
+        return not self.is_failing() and self._is_filled(session_id, PRESSED)
+
+    async def relief(self, session_id: str) -> None:
+        """Wait until it is not pressed, or the store fails."""
+        await self._courier.until(lambda: not self.is_pressed(session_id))
 
     async def settled(self) -> None:
         """Wait until everything recorded so far is stored."""

@@ -1,6 +1,7 @@
 """One courier's shelf in the spool: the copy on disk of what it carries, until it has arrived."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
@@ -12,6 +13,8 @@ from infra.telemetry import get_logger
 
 T = TypeVar("T")
 
+PAGE_ROWS = 100
+"""How many rows of an earlier process are in memory at once."""
 RETRY_SECONDS = 1.0
 """How long to wait before writing again to a disk that refused a write."""
 
@@ -40,15 +43,15 @@ class Shelf(Generic[T]):
         self._unwritten: dict[int, T] = {}
         self._written: set[int] = set()
         self._stale: list[int] = []
+        self._unread = self._last_left = self._read_to = 0
+        """Of what an earlier process left: how many items are not read, its last number, and the last that was read."""
         self._task: asyncio.Task[None] | None = None
         self._failing = False
         self._log = get_logger("spool", courier=name)
         metrics.spool_depth.labels(name).set_function(self.depth)
 
     async def open(self) -> tuple[list[tuple[int, T]], int]:
-        """Read what an earlier process left.
-
-        A row that this version does not know is passed over, with a line in the log, and stays where it is.
+        """Read all that an earlier process left: `scan` and `read` in one.
 
         Returns:
             The items with their numbers, in order; and the highest number in use, from which to go on.
@@ -56,18 +59,54 @@ class Shelf(Generic[T]):
         Raises:
             SettingsError: the file cannot be read.
         """
+        _, last = await self.scan()
+        items: list[tuple[int, T]] = []
+        while page := await self.read(PAGE_ROWS):
+            items += page
+        return items, last
+
+    async def scan(self, look: Callable[[T], None] = lambda item: None) -> tuple[int, int]:
+        """Look at each item that an earlier process left, page by page: all at once may not fit into memory.
+
+        A row that this version does not know is passed over, with a line in the log, and stays where it is.
+
+        Returns:
+            How many items there are to `read`; and the highest number in use, from which to go on.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
         try:
-            rows = self._spool.load(self._name)
+            while rows := self._spool.load(self._name, self._last_left, PAGE_ROWS):
+                for number, payload in rows:
+                    try:
+                        look(self._decode(payload))
+                        self._unread += 1
+                    except ValueError as error:
+                        self._log.error("not understood, left in the spool", number=number, cause=str(error))
+                self._last_left = rows[-1][0]
         except sqlite3.Error as error:
             raise SettingsError(f"DATA_DIR: cannot read the spool: {error}") from error
-        items = []
-        for number, payload in rows:
+        return self._unread, self._last_left
+
+    async def read(self, limit: int) -> list[tuple[int, T]]:
+        """The next items that an earlier process left, with their numbers, in order; none once all were read."""
+        items: list[tuple[int, T]] = []
+        while self._unread and not items:
             try:
-                items.append((number, self._decode(payload)))
-            except ValueError as error:
-                self._log.error("not understood, left in the spool", number=number, cause=str(error))
+                rows = self._spool.load(self._name, self._read_to, min(limit, PAGE_ROWS))
+            except sqlite3.Error as error:
+                self._log.error("cannot be read, will retry", cause=str(error), items=self._unread)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            for number, payload in rows:
+                with contextlib.suppress(ValueError):
+                    if number <= self._last_left:
+                        items.append((number, self._decode(payload)))
+            self._read_to = rows[-1][0]
+        self._unread -= len(items)
         self._written.update(number for number, _ in items)
-        return items, rows[-1][0] if rows else 0
+        return items
 
     def keep(self, items: Iterable[tuple[int, T]]) -> None:
         """Write these to the disk. They are there when this returns, unless the disk fails."""
@@ -87,7 +126,7 @@ class Shelf(Generic[T]):
 
     def depth(self) -> int:
         """How many items are on the disk."""
-        return len(self._written)
+        return len(self._written) + self._unread
 
     async def close(self) -> int:
         """Write what is to be written, now.

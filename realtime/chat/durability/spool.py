@@ -65,14 +65,14 @@ class Spool:
             os.close(lock)
             raise SettingsError(f"DATA_DIR: cannot use {path}: {error}") from error
 
-    def load(self, courier: str) -> list[tuple[int, bytes]]:
-        """The courier's rows in the order of their numbers.
+    def load(self, courier: str, after: int = 0, limit: int = -1) -> list[tuple[int, bytes]]:
+        """The courier's rows with a number above `after`, in order, and at most `limit` of them if it is given.
 
         Raises:
             sqlite3.Error: they cannot be read.
         """
-        query = "SELECT number, payload FROM spool WHERE courier = ? ORDER BY number"
-        return [(row[0], row[1]) for row in self._connection.execute(query, (courier,))]
+        query = "SELECT number, payload FROM spool WHERE courier = ? AND number > ? ORDER BY number LIMIT ?"
+        return [(row[0], row[1]) for row in self._connection.execute(query, (courier, after, limit))]
 
     def change(self, courier: str, add: Iterable[tuple[int, bytes]], drop: Sequence[int]) -> None:
         """Write some of the courier's rows and delete others, in one step. What is so already is passed over.

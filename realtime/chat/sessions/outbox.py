@@ -67,6 +67,10 @@ class Outbox:
         """Whether the reader keeps up."""
         return self._chars <= SOFT_CHARS
 
+    def held_bytes(self) -> int:
+        """About how much memory takes what its reader has not read."""
+        return self._chars
+
     async def room(self) -> None:
         """Wait until the reader has caught up, or is given up."""
         while not self.has_room() and not self.gone:

@@ -6,7 +6,7 @@ import random
 from uuid import uuid4
 
 from chat.conversation.history import History
-from chat.conversation.inputs import Opened, Position
+from chat.conversation.inputs import Opened, Position, Reloaded
 from chat.conversation.machine import Conversation
 from chat.conversation.routing import Prompts
 from chat.durability.courier import Courier
@@ -16,6 +16,7 @@ from chat.sessions.door import Departure, Refused, not_yours
 from chat.sessions.outbox import Outbox
 from chat.sessions.session import Session
 from chat.sessions.turn import TurnKit
+from chat.sessions.watch import Watch
 from chat.tools.registry import ToolContext
 from infra.records import EndReason, Event, SessionEnded, utc_now
 from infra.records import Session as SessionRow
@@ -30,8 +31,6 @@ LAST_SAVED_SECONDS = 2.0
 ANNOUNCED_SECONDS = 5.0
 """How long a stopping container waits for the queue to accept the ends of its sessions. A thousand take two seconds."""
 MOST_RECONNECTS_A_SECOND = 200
-WATCH_SECONDS = 1.0
-"""How often the readers' deadlines are checked: one timer for all of them, not one per frame."""
 
 log = get_logger("sessions")
 
@@ -62,17 +61,23 @@ class Sessions:
         self._live: dict[str, Session] = {}
         self._lingering: dict[str, asyncio.TimerHandle | asyncio.Task[None]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._reloading: dict[str, asyncio.Task[None]] = {}
         self._closing = False
         live = self._live
+        self._watch = Watch(
+            live,
+            self.metrics,
+            slow_reader_seconds=settings.slow_reader_seconds,
+            most_bytes=settings.max_sessions_bytes,
+        )
         self.metrics.sessions_live.set_function(lambda: len(live))
         self.metrics.turns_running.set_function(lambda: sum(session.is_running() for session in live.values()))
         if endings:
             self.metrics.handoff_depth.set_function(endings.waiting)
 
     def start(self) -> None:
-        """Begin to watch for readers that are too slow, on the running loop."""
-        self._watch = asyncio.create_task(self._watch_readers())
+        """Begin to watch for slow readers and for memory, on the running loop."""
+        self._watch.start()
 
     async def attach(self, session_id: str, user_id: str, outbox: Outbox, position: Position | None = None) -> Session:
         """Open the session, or join it where it is live, and let the socket take part from its `position` on.
@@ -81,7 +86,8 @@ class Sessions:
             Refused: it cannot be opened, or is somebody else's.
         """
         session = await self._find_or_open(session_id, user_id)
-        while self._live.get(session_id) is not session:  # meanwhile another client has joined it, left and ended it
+        # Meanwhile another client may have joined it, left and ended it; or it is not in memory any more.
+        while self._live.get(session_id) is not session or not session.is_loaded():
             session = await self._find_or_open(session_id, user_id)
         if session.context.user_id != user_id:
             raise not_yours()
@@ -158,8 +164,7 @@ class Sessions:
     async def close(self, within: float) -> None:
         """End every session, and wait so many seconds until their events are stored and their ends announced."""
         self._closing = True
-        if self._watch:
-            self._watch.cancel()
+        self._watch.stop()
         for opening in self._opening.values():
             opening.cancel()
         for session in list(self._live.values()):
@@ -177,11 +182,14 @@ class Sessions:
                 CloseCode.RESTARTING, ErrorCode.RESTARTING, "The server is restarting; come back in a moment.", 1
             )
         if session := self._live.get(session_id):
+            if session.context.user_id != user_id:
+                raise not_yours()
+            await self.reload(session)
             return session
         # One opening per user: the store decides whose session it is, not who asked first.
         asked = (session_id, user_id)
         if asked not in self._opening:
-            if len(self._live) + len(self._opening) >= self._settings.max_sessions:
+            if len(self._live) + len(self._opening) >= self._settings.max_sessions or self._watch.is_full():
                 message = "All places are taken at the moment; try again shortly."
                 raise Refused(CloseCode.AT_CAPACITY, ErrorCode.AT_CAPACITY, message, 5)
             self._opening[asked] = asyncio.create_task(self._open(session_id, user_id))
@@ -218,17 +226,40 @@ class Sessions:
                 if leaving := self._leaving.get(session_id):
                     await asyncio.wait([leaving])  # its last events must be stored before they are read
                 await self._journal.caught_up(session_id)  # those that an earlier process left, too
-                # One more than the conversation keeps, which tells it that there are earlier ones.
-                events = await self._store.latest_events(session_id, limit=self._settings.history_events + 1)
+                events = await self._latest_events(session_id)
                 # Last, because it raises the epoch: a session opened and then given up would never be ended.
                 row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
         except NotYours:
             raise not_yours() from None
         except (StoreError, TimeoutError) as error:
-            log.warning("session cannot be opened", session_id=session_id, cause=str(error) or "timeout")
-            message = "The conversation cannot be opened at the moment; nothing is lost."
-            raise Refused(CloseCode.STORE_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, message, 2) from error
+            raise _cannot_be_read(session_id, error) from error
         return row, events
+
+    async def reload(self, session: Session) -> None:
+        """Read back what a session gave up when memory was short, if it did.
+
+        Raises:
+            Refused: the store does not answer.
+        """
+        if session.is_loaded():
+            return
+        if session.session_id not in self._reloading:  # shared: an older answer must not come after a newer one
+            reloading = asyncio.create_task(self._reload(session))
+            self._reloading[session.session_id] = reloading
+            reloading.add_done_callback(lambda _: self._reloading.pop(session.session_id))
+        await asyncio.shield(self._reloading[session.session_id])
+
+    async def _reload(self, session: Session) -> None:
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                events = await self._latest_events(session.session_id)
+        except (StoreError, TimeoutError) as error:
+            raise _cannot_be_read(session.session_id, error) from error
+        session.dispatch(Reloaded(events))
+
+    async def _latest_events(self, session_id: str) -> list[Event]:
+        # One more than the conversation keeps, which tells it that there are earlier ones.
+        return await self._store.latest_events(session_id, limit=self._settings.history_events + 1)
 
     def _linger(self, session: Session, seconds: float, reason: EndReason = "dropped") -> None:
         timer = asyncio.get_running_loop().call_later(seconds, self._end, session, reason)
@@ -256,13 +287,8 @@ class Sessions:
         if self._endings:
             self._endings.put(ended)
 
-    async def _watch_readers(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            now = loop.time()
-            for session in list(self._live.values()):
-                for outbox in tuple(session.outboxes):
-                    if outbox.stuck_for(now) > self._settings.slow_reader_seconds:
-                        log.warning("reader too slow", session_id=session.session_id, epoch=session.epoch)
-                        outbox.drop(CloseCode.SLOW_READER)
+
+def _cannot_be_read(session_id: str, error: Exception) -> Refused:
+    log.warning("session cannot be opened", session_id=session_id, cause=str(error) or "timeout")
+    message = "The conversation cannot be opened at the moment; nothing is lost."
+    return Refused(CloseCode.STORE_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, message, 2)

@@ -38,6 +38,8 @@ class Session:
         self._stopping: set[asyncio.Task[None]] = set()
         self._room: asyncio.Event | None = None
         self._idle = asyncio.Event()
+        self.used = asyncio.get_running_loop().time()
+        """When somebody last came or said something that was answered, in the loop's time."""
 
     def dispatch(self, happened: Input) -> None:
         """Tell the conversation what happened, and do what it decides.
@@ -58,6 +60,7 @@ class Session:
         outbox.on_room = self._made_room
         self.dispatch(Attached(outbox, position))
         self.outboxes.append(outbox)
+        self._use()
         self._made_room()
 
     def detach(self, outbox: Outbox) -> None:
@@ -65,6 +68,18 @@ class Session:
         if outbox in self.outboxes:
             self.outboxes.remove(outbox)
         self._made_room()
+
+    def is_loaded(self) -> bool:
+        """Whether its history is in memory; see `Conversation.is_loaded`."""
+        return self._conversation.is_loaded()
+
+    def is_quiet(self) -> bool:
+        """See `Conversation.is_quiet`."""
+        return self._conversation.is_quiet()
+
+    def held_bytes(self) -> int:
+        """About how much memory it takes, with what waits to be read by its clients."""
+        return self._conversation.held_bytes() + sum(outbox.held_bytes() for outbox in self.outboxes)
 
     def is_running(self) -> bool:
         """Whether a turn is answered now."""
@@ -114,6 +129,9 @@ class Session:
             self._room.clear()
             await self._room.wait()
 
+    def _use(self) -> None:
+        self.used = asyncio.get_running_loop().time()
+
     def _made_room(self) -> None:
         if self._room:
             self._room.set()
@@ -150,6 +168,7 @@ class Session:
         self.dispatch(EventsSaved(through))
 
     def _start_turn(self, effect: StartTurn) -> None:
+        self._use()
         context = contextvars.copy_context()  # the turn's log names the turn, also where a library or a tool writes it
         context.run(bind, session_id=self.session_id, epoch=self.epoch, turn_id=effect.turn_id)
         self._turn = asyncio.create_task(Turn(effect.turn_id, self, self._kit).run(), context=context)

@@ -15,7 +15,7 @@ from chat.conversation.inputs import CancelAsked, FrameRefused, Position, UserSa
 from chat.durability.journal import Journal
 from chat.metrics import LOST
 from chat.protocol.codec import ProtocolError, encode, parse
-from chat.protocol.frames import Cancel, CloseCode, Error, ErrorCode, Ping, Pong
+from chat.protocol.frames import Cancel, CloseCode, Error, ErrorCode, Message, Ping, Pong
 from chat.sessions.door import Departure, Refused
 from chat.sessions.outbox import Outbox
 from chat.sessions.registry import Sessions
@@ -31,6 +31,8 @@ DEPARTURES = {1000: Departure.GOODBYE, 1001: Departure.GOING_AWAY}
 FAIR_SHARE = 32
 """How many frames of one socket are handled before others get a turn."""
 JOURNAL_RETRY_SECONDS = 5.0
+CANNOT_STORE = "The server cannot store messages at the moment; send this again later."
+TOO_MUCH_TO_STORE = "More is being said than the server can store at once; send this again in a moment."
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9=;:,._/+-]{1,200}")
 LAST_WORDS_SECONDS = 5.0
@@ -112,7 +114,7 @@ class SessionSocket:
         context = copy_context()  # for the log: the protocol calls from its own, which knows no request
 
         def take_now(text: str) -> bool:
-            if not outbox.has_room():
+            if not outbox.has_room() or not session.is_loaded() or self._journal.is_pressed(session.session_id):
                 return False
             context.run(self._take, text, session, outbox)
             return True
@@ -129,19 +131,23 @@ class SessionSocket:
             if text is None:
                 outbox.close(CloseCode.BINARY_FRAME)
                 return Departure.DROP
-            self._take(text, session, outbox)
+            if early := self._take(text, session, outbox):
+                await self._say(early, session, outbox)
             taken += 1
             if taken % FAIR_SHARE == 0:
                 await asyncio.sleep(0)
             if not outbox.has_room():
                 await outbox.room()  # who does not read is not listened to
+            if self._journal.is_pressed(session.session_id):
+                await self._journal.relief(session.session_id)  # nor is, for a moment, who speaks faster than is stored
 
-    def _take(self, text: str, session: Session, outbox: Outbox) -> None:
+    def _take(self, text: str, session: Session, outbox: Outbox) -> Message | None:
+        """Do what a frame says; a message is given back if the session's history must be read before."""
         try:
             frame = parse(text, self._max_chars)
         except ProtocolError as error:
             session.dispatch(FrameRefused(outbox, error.code, str(error), error.message_id))
-            return
+            return None
         if isinstance(frame, Ping):
             outbox.put(PONG)
         elif isinstance(frame, Cancel):
@@ -150,12 +156,26 @@ class SessionSocket:
             restarting = "The server is restarting; this message is taken when you are back."
             session.dispatch(FrameRefused(outbox, ErrorCode.RESTARTING, restarting, frame.message_id, 1.0))
         elif self._journal.is_full(session.session_id):
-            full = "The server cannot store messages at the moment; send this again later."
+            full = CANNOT_STORE if self._journal.is_failing() else TOO_MUCH_TO_STORE
             session.dispatch(
                 FrameRefused(outbox, ErrorCode.STORE_UNAVAILABLE, full, frame.message_id, JOURNAL_RETRY_SECONDS)
             )
-        else:
+        elif session.is_loaded():
             session.dispatch(UserSaid(frame.content, frame.message_id, outbox))
+        else:
+            return frame
+        return None
+
+    async def _say(self, said: Message, session: Session, outbox: Outbox) -> None:
+        """Say this once the session's history is back in memory."""
+        try:
+            while not session.is_loaded():
+                await self._sessions.reload(session)
+        except Refused as refused:
+            why = FrameRefused(outbox, refused.code, str(refused), said.message_id, refused.retry_after)
+            session.dispatch(why)
+        else:
+            session.dispatch(UserSaid(said.content, said.message_id, outbox))
 
 
 async def _write(outbox: Outbox, send: AsgiSend) -> None:

@@ -167,7 +167,7 @@ async def test_the_container_announces_until_it_is_taken(function: Function, ser
 
 
 async def test_a_queue_is_still_a_queue() -> None:
-    """DISCONNECT_QUEUE_URL wins over HANDOFF_URL; with neither there is no hand-off."""
+    """With DISCONNECT_QUEUE_URL sessions go to the queue; with neither setting nothing is handed off."""
     handoff = await open_handoff(make_settings(Path(), disconnect_queue_url="http://127.0.0.1:1/q"))
     assert isinstance(handoff, SqsHandoff)
     await handoff.close()

@@ -12,14 +12,16 @@ T = TypeVar("T")
 
 
 class Database:
-    """One connection on a thread of its own. Every piece of work is one transaction.
+    """A connection on a thread of its own, and one for long readings. Every piece of work is one transaction.
 
     Failures are raised as the `sqlite3.Error` they are: only the caller knows what they mean.
     """
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor, reader: sqlite3.Connection) -> None:
         self._connection = connection
         self._thread = thread
+        self._reader = reader
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-reader")
 
     @classmethod
     async def open(cls, path: Path, schema: Sequence[str], *, busy_seconds: float) -> Self:
@@ -37,7 +39,7 @@ class Database:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(connection, thread)
+        return cls(connection, thread, _read_only(path, busy_seconds))
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do this work on the thread, in one transaction: all of it is committed, or none."""
@@ -48,8 +50,21 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, in_one_transaction)
 
+    async def read(self, query: str, values: Sequence[object]) -> list[sqlite3.Row]:
+        """The query's rows, read beside what `run` does: however long that takes, only other readings wait for it.
+
+        It sees everything that was committed before it began.
+        """
+
+        def rows() -> list[sqlite3.Row]:
+            return self._reader.execute(query, values).fetchall()
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading, rows)
+
     async def close(self) -> None:
-        """Finish the work that has been given, then close the file and stop the thread."""
+        """Finish the work that has been given, then close the file and stop the threads."""
+        await asyncio.get_running_loop().run_in_executor(self._reading, self._reader.close)
+        self._reading.shutdown(wait=False)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown(wait=False)
 
@@ -70,6 +85,13 @@ def connect(path: Path, schema: Sequence[str], busy_seconds: float) -> sqlite3.C
         db.close()
         raise
     return db
+
+
+def _read_only(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    reader = sqlite3.connect(path, timeout=busy_seconds, check_same_thread=False)
+    reader.row_factory = sqlite3.Row
+    reader.execute("PRAGMA query_only = ON")
+    return reader
 
 
 def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> None:

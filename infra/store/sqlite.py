@@ -5,7 +5,7 @@ same file.
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -53,8 +53,15 @@ class SqliteStore:
             raise StoreMisconfigured(f"DATA_DIR: cannot use {path}: {error}") from error
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._told(self._database.run(work))
+
+    async def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """Rows that somebody asked for and that may be many: openings and writes do not wait for them."""
+        return await self._told(self._database.read(query, values))
+
+    async def _told(self, work: Awaitable[T]) -> T:
         try:
-            return await self._database.run(work)
+            return await work
         except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError) as error:
             raise StoreRefused(str(error)) from error
         except sqlite3.Error as error:
@@ -120,25 +127,18 @@ class SqliteStore:
 
     async def events(self, session_id: str, *, after: int = 0, limit: int) -> list[Event]:
         """See `Store.events`."""
-        rows = await self._run(
-            lambda db: db.execute(
-                "SELECT * FROM events WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?", (session_id, after, limit)
-            ).fetchall()
-        )
+        query = "SELECT * FROM events WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?"
+        rows = await self._read(query, session_id, after, limit)
         return [_event(row) for row in rows]
 
     async def events_before(self, session_id: str, event_id: str, *, limit: int) -> list[Event]:
         """See `Store.events_before`."""
-        rows = await self._run(
-            lambda db: db.execute(
-                """
-                SELECT * FROM events WHERE session_id = ?
-                    AND id < (SELECT id FROM events WHERE event_id = ? AND session_id = ?)
-                ORDER BY id DESC LIMIT ?
-                """,
-                (session_id, event_id, session_id, limit),
-            ).fetchall()
-        )
+        query = """
+            SELECT * FROM events WHERE session_id = ?
+                AND id < (SELECT id FROM events WHERE event_id = ? AND session_id = ?)
+            ORDER BY id DESC LIMIT ?
+            """
+        rows = await self._read(query, session_id, event_id, session_id, limit)
         return [_event(row) for row in reversed(rows)]
 
     async def latest_events(self, session_id: str, *, limit: int) -> list[Event]:
@@ -179,23 +179,19 @@ class SqliteStore:
 
     async def user_stats(self, user_id: str) -> UserStats:
         """See `Store.user_stats`."""
-        row = await self._run(
-            lambda db: db.execute(
-                """
-                WITH seen AS (
-                    SELECT s.start_time,
-                        (SELECT count(*) FROM events e WHERE e.session_id = s.session_id AND e.role = 'user') AS said,
-                        coalesce(s.end_time, (SELECT max(e.timestamp) FROM events e WHERE e.session_id = s.session_id),
-                                 s.start_time) AS last_time
-                    FROM (SELECT * FROM sessions WHERE user_id = ? ORDER BY start_time DESC LIMIT ?) s
-                )
-                SELECT count(*) AS sessions, coalesce(sum(said), 0) AS messages, max(last_time) AS last_seen,
-                    coalesce(sum(max(0, julianday(last_time) - julianday(start_time))), 0.0) * 1440 AS minutes
-                FROM seen
-                """,
-                (user_id, MOST_COUNTED),
-            ).fetchone()
-        )
+        query = """
+            WITH seen AS (
+                SELECT s.start_time,
+                    (SELECT count(*) FROM events e WHERE e.session_id = s.session_id AND e.role = 'user') AS said,
+                    coalesce(s.end_time, (SELECT max(e.timestamp) FROM events e WHERE e.session_id = s.session_id),
+                             s.start_time) AS last_time
+                FROM (SELECT * FROM sessions WHERE user_id = ? ORDER BY start_time DESC LIMIT ?) s
+            )
+            SELECT count(*) AS sessions, coalesce(sum(said), 0) AS messages, max(last_time) AS last_seen,
+                coalesce(sum(max(0, julianday(last_time) - julianday(start_time))), 0.0) * 1440 AS minutes
+            FROM seen
+            """
+        (row,) = await self._read(query, user_id, MOST_COUNTED)
         return UserStats(
             sessions=row["sessions"],
             messages=row["messages"],

@@ -98,6 +98,9 @@ class Metrics:
         self.openings_refused = self._counter(
             "realtime_openings_refused", "Sockets that could not have their session, by the error they got.", "code"
         )
+        self.connections_refused = self._counter(
+            "realtime_connections_refused", "Connections that were closed at once: too few open files are left."
+        )
         for code in (*sorted(CLOSE_CODES), "other"):
             self.sockets_closed.labels(str(code))
         for refusal in OPENING_REFUSALS:

@@ -5,11 +5,11 @@ import contextlib
 import errno
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -17,14 +17,13 @@ import uvloop
 from chat.main import Backend, open_backend
 from chat.web.connection import Connection
 from chat.web.http import HttpConnection
+from chat.web.open_files import OpenFiles, make_room_for_sockets
 from infra.port import taken
 from infra.proxy import prepare_proxies
 from infra.settings import Settings, SettingsError, load_settings, unread
 from infra.store import StoreMisconfigured
 from infra.telemetry import configure_logging, get_logger
 
-SPARE_DESCRIPTORS = 256
-"""Open files besides the sockets of sessions: the store, the model, the queue, HTTP."""
 CANNOT_START = 2
 """The exit code where a setting, the port or the store stands in the way; one line on standard error says which."""
 
@@ -74,7 +73,7 @@ def create_server(backend: Backend, settings: Settings) -> Server:
     return Server(
         uvicorn.Config(
             backend.app,
-            http=HttpConnection,
+            http=partial(HttpConnection, files=OpenFiles(backend.sessions.metrics)),  # type: ignore[arg-type]
             ws=Connection,
             ws_max_size=settings.max_frame_bytes,
             ws_per_message_deflate=False,  # costs more than it saves on frames of a hundred bytes
@@ -107,17 +106,6 @@ def listen(host: str, port: int) -> socket.socket:
             raise SettingsError(taken(host, port)) from None
         raise SettingsError(f"HOST, PORT: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from None
     return listener
-
-
-def make_room_for_sockets(sessions: int) -> None:
-    """Raise the limit of open files to what so many sessions need, where it may be raised; else say so."""
-    wanted = 2 * sessions + SPARE_DESCRIPTORS  # a page that comes back has two sockets for a moment
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < wanted:
-            get_logger("main").warning("too few open files for MAX_SESSIONS", limit=most, wanted=wanted)
 
 
 def spare_the_collector() -> None:

@@ -113,10 +113,11 @@ def a_turn(
     tool_seconds: float = 5.0,
     rounds: int = 3,
     metrics: Metrics | None = None,
+    tools: Registry | None = None,
 ) -> Turn:
     kit = TurnKit(
         model=model,
-        tools=Registry([double, fail, hang]),
+        tools=tools or Registry([double, fail, hang]),
         stall_seconds=stall,
         tool_seconds=tool_seconds,
         max_tool_rounds=rounds,
@@ -304,6 +305,35 @@ async def test_a_slow_but_steady_model_is_no_stall(talk: Talk) -> None:
 
     await a_turn(talk, Steady(), stall=0.2).run()
     assert talk.told == [*said(*map(str, range(10))), done()]
+
+
+@pytest.mark.parametrize("what", ["model", "tool"])
+async def test_a_frozen_process_is_no_stall(talk: Talk, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """After an hour of sleep, a laptop's say, what came meanwhile is read, and the turn goes on."""
+    loop, pause = asyncio.get_running_loop(), Pause()
+
+    @tool
+    async def think() -> str:
+        """Take time."""
+        await pause.wait()
+        return "ok"
+
+    answer: list[Step] = ["Hel", "lo"]
+    asks: list[Step] = [ToolCall("c1", "think", "{}")]
+    scripts: list[list[Step]] = [["Hel", pause, "lo"]] if what == "model" else [asks, answer]
+    running = asyncio.create_task(
+        a_turn(talk, ScriptedModel(*scripts), tools=Registry([think]), stall=1, tool_seconds=1).run()
+    )
+    await pause.reached.wait()
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + 3600)
+    await asyncio.sleep(0)  # every timer that is due runs now
+    await asyncio.sleep(0)
+    pause.set()
+    await running
+    assert talk.told[-3:-1] == said("Hel", "lo")
+    assert isinstance(talk.told[-1], ReplyFinished)
+    assert [each.result for each in talk.told if isinstance(each, ToolAnswered)] == ([] if what == "model" else ["ok"])
 
 
 async def test_waiting_for_a_reader_is_no_stall(talk: Talk) -> None:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -22,6 +23,7 @@ import chat.web.http
 from chat.tools.registry import Registry, ToolError, tool
 from chat.web.connection import MOST_IDLE_FRAMES
 from chat.web.http import MOST_REQUEST_BYTES, HttpConnection
+from chat.web.open_files import RESERVED
 from chat.web.pages import PAGE_BYTES
 from infra.llm import ToolCall
 from infra.records import Event, utc_now
@@ -419,9 +421,28 @@ async def test_every_request_of_a_lost_connection_is_told(
         await is_answered(server)
 
 
+async def test_the_last_open_files_are_kept_for_what_is_live(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections past them are closed at once, counted and logged; who is there is answered, and the store written."""
+    async with serve() as server, await ChatClient.connect(server.url) as early:
+        await early.until("ready")
+        with monkeypatch.context() as patched, capture_logs() as logs:
+            patched.setattr(
+                "chat.web.open_files.resource.getrlimit", lambda _: (RESERVED, RESERVED)
+            )  # all others are used
+            for _ in range(3):
+                assert await raw(server, b"GET /live HTTP/1.1\r\nHost: here\r\n\r\n") == b""
+            await early.say("hello")
+            await early.until("saved")
+        assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+            "connections refused: too few open files are left"
+        ]
+        async with httpx.AsyncClient(base_url=server.http) as http:
+            assert Scrape((await http.get("/metrics")).text)("realtime_connections_refused_total") == 3
+
+
 LIMITED = """
 import resource
-from chat.server import make_room_for_sockets
+from chat.web.open_files import make_room_for_sockets
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 1000))
 for sessions in (10, 300, 3000):
     make_room_for_sockets(sessions)

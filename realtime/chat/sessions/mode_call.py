@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from chat.protocol.frames import Usage
+from chat.sessions.patience import Patience
 from infra.llm import Finished, Message, Model, ModelError, TextDelta
 from infra.telemetry import get_logger
 
@@ -19,7 +20,7 @@ log = get_logger("mode")
 async def ask_mode(model: Model, question: Sequence[Message]) -> tuple[str, Usage]:
     """The model's words, and what they took; no words if it fails or is not done in time. It is not asked again."""
     try:
-        async with asyncio.timeout(MODE_SECONDS):
+        async with Patience(MODE_SECONDS):
             return await _answer(model, question)
     except TimeoutError:
         cause = "timeout"

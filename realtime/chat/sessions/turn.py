@@ -19,6 +19,7 @@ from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
 from chat.protocol.frames import ErrorCode, Usage
 from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
+from chat.sessions.patience import Patience
 from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
 from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import well_formed
@@ -31,8 +32,6 @@ MOST_REPLY_CHARS = 512 * 1024
 """Where a reply is cut, as one that reached the model's own limit is: about 130,000 tokens."""
 MOST_NAME_CHARS = 128
 """The longest name of a tool, and id of a call, that is kept of what a model invents."""
-REARM_SECONDS = 1.0
-"""The stall timeout is reset at most this often. Resetting it for every chunk would cost a timer per token."""
 
 SORRY = "Something went wrong on our side; your message is kept."
 
@@ -129,15 +128,13 @@ class Turn:
         calls: list[ToolCall] = []
         finished: Finished | None = None
         taken = shown = chars = 0
-        time = asyncio.get_running_loop().time
-        rearm = min(REARM_SECONDS, self._kit.stall_seconds / 4)
         try:
             async with (
-                asyncio.timeout(self._kit.stall_seconds + rearm) as deadline,
+                Patience(self._kit.stall_seconds) as patience,
                 aclosing(self._kit.model.stream(self._talk.messages(), tools)) as chunks,
             ):
-                armed = time()
                 async for chunk in chunks:
+                    patience.heard()
                     if type(chunk) is TextDelta:
                         if not shown:
                             self._pace.speaks()
@@ -156,12 +153,9 @@ class Turn:
                     if taken % FAIR_SHARE == 0:
                         await asyncio.sleep(0)
                     if not self._talk.has_room():
-                        deadline.reschedule(None)  # waiting for a reader is not the model's stall
+                        patience.rest()  # waiting for a reader is not the model's stall
                         await self._talk.room()
-                        armed = -rearm
-                    if (now := time()) - armed >= rearm:
-                        deadline.reschedule(now + self._kit.stall_seconds + rearm)  # never too early
-                        armed = now
+                        patience.wake()
             finished = _whole(finished)
         except TimeoutError as error:
             raise ModelError("model_timeout", "The model did not answer in time.", retryable=not shown) from error
@@ -177,7 +171,7 @@ class Turn:
         result, problem = None, None
         outcome: Outcome = "error"
         try:
-            async with asyncio.timeout(self._kit.tool_seconds):
+            async with Patience(self._kit.tool_seconds):
                 result = await self._kit.tools.call(call.name, call.arguments, self._talk.context)
             outcome = "ok"
         except TimeoutError:

@@ -5,6 +5,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from chat.web.open_files import OpenFiles
 from infra.telemetry import get_logger
 
 MOST_REQUEST_BYTES = 64 * 1024
@@ -29,10 +30,17 @@ class HttpConnection(HttpToolsProtocol):
     _still_timer: asyncio.TimerHandle | None = None
     _answering: tuple[RequestResponseCycle, ...] = ()
 
+    def __init__(self, *args: Any, files: OpenFiles, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._files = files
+
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
-        self._await_head()
+        if self._files.may_stay(transport.get_extra_info("socket").fileno()):
+            self._await_head()
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop every timer, and tell every request that waits for its answer: uvicorn tells only the last."""

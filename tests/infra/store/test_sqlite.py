@@ -220,6 +220,21 @@ async def test_a_lock_that_is_let_go_is_waited_for(store: SqliteStore, path: Pat
     assert len(await store.events("s", limit=9)) == 1
 
 
+async def test_a_long_reading_holds_up_no_opening(store: SqliteStore) -> None:
+    """What a tool or a page reads takes its time beside openings and writes, not before them."""
+    for_ever = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT max(n) FROM n"
+    reading = asyncio.create_task(store._read(for_ever))
+    figures = asyncio.create_task(store.user_stats("u"))
+    await store.open_session("another", "u", at=DAWN, container_id="box")
+    await store.append([event("said")])
+    assert not reading.done()
+    assert not figures.done()
+    store._database._reader.interrupt()
+    with pytest.raises(StoreUnavailable, match="interrupted"):
+        await reading
+    assert (await figures).sessions == 2
+
+
 async def test_lost_tables_are_no_health(store: SqliteStore, path: Path) -> None:
     """An open handle on a schema that somebody dropped does not answer as if nothing were wrong."""
     await store.ping()

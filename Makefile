@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPATH := realtime:.
 
 .DEFAULT_GOAL := help
-.PHONY: help run container supabase edge test lint format bench chaos soak clean
+.PHONY: help run container supabase edge test lint format bench chaos soak lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ chaos: .venv/test.stamp node_modules/stamp ## Kill everything at random under lo
 
 soak: .venv/test.stamp node_modules/stamp ## Serve polite visitors while strangers attack, and count what they felt
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+lock: .venv/test.stamp ## Write the hashes of the image's packages, after a change of realtime/requirements.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url realtime/requirements.txt --output-file realtime/requirements.lock
 
 clean: ## Remove what was installed, but no data
 	rm -rf .venv node_modules .serverless .pytest_cache .mypy_cache .ruff_cache

@@ -272,7 +272,7 @@ def test_the_context_is_what_is_copied() -> None:
             assert [file for file in let_in() if file == source or file.startswith(f"{source}/")], source
     assert sorted(ROOT / file for file in let_in()) == sorted(file for file, _ in copies())
     kinds = {Path(file).suffix for file in let_in()}
-    assert kinds == {".py", ".sql", ".css", ".html", ".js", ".toml", ".txt"}
+    assert kinds == {".py", ".sql", ".css", ".html", ".js", ".toml", ".lock"}
     assert not [file for file in let_in() if file.startswith(("tests/", "functions/"))]
 
 
@@ -323,6 +323,16 @@ def _plain(requirement: str) -> str:
     match = re.match(r"[\w.-]+", requirement)
     assert match
     return re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def test_every_wheel_is_known_by_its_hash() -> None:
+    """The lock pins what the requirements pin and all that those need, each with hashes; `make lock` writes it."""
+    lock = (ROOT / "realtime" / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==([^ ;]+)", lock, flags=re.MULTILINE))
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", REQUIREMENTS.read_text(), flags=re.MULTILINE))
+    assert pinned.items() <= locked.items()
+    assert _installed() <= set(locked)
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=[\w.-]+==)", lock, flags=re.MULTILINE)[1:])
 
 
 async def test_what_is_copied_starts_answers_and_drains(image: Path) -> None:

@@ -23,7 +23,7 @@ from infra.store.supabase_errors import MIGRATE, check
 from infra.store.supabase_http import ReconnectingClient
 from infra.telemetry import get_logger
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """What `schema_version()` must answer at least: raised with a migration that this file needs."""
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=60.0)
@@ -87,6 +87,10 @@ class SupabaseStore:
                 version = await self._run(self._client.rpc("schema_version", {}))
                 if not isinstance(version, int) or version < SCHEMA_VERSION:
                     raise StoreMisconfigured(f"the schema is version {version}, not {SCHEMA_VERSION}: {MIGRATE}")
+                if unfilled := await self._run(self._client.rpc("unfilled_columns", {})):
+                    raise StoreMisconfigured(
+                        f"the server does not fill {unfilled}: give it a default, or let it be null"
+                    )
                 return
             except StoreUnavailable as error:
                 if loop.time() + RETRY_SECONDS > deadline:

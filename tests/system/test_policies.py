@@ -178,7 +178,8 @@ def test_nobody_but_the_server_writes(api: Api, who: str, method: str, table: st
 
 
 @pytest.mark.parametrize(
-    "function", ["open_session", "finish_session", "set_modes", "user_stats", "orphans", "schema_version"]
+    "function",
+    ["open_session", "finish_session", "set_modes", "user_stats", "orphans", "schema_version", "unfilled_columns"],
 )
 @pytest.mark.parametrize("who", STRANGERS)
 def test_nobody_but_the_server_calls_functions(api: Api, who: str, function: str) -> None:
@@ -192,9 +193,10 @@ def test_nobody_but_the_server_calls_functions(api: Api, who: str, function: str
         "user_stats": {"p_user_id": user_id},
         "orphans": {"p_seen_before": NOW, "p_limit": 1},
         "schema_version": {},
+        "unfilled_columns": {},
     }[function]
     before = api.kept()
     assert api.send(who, "POST", f"rpc/{function}", json=arguments).status_code in (401, 403, 404)
     assert api.kept() == before
-    if function in ("user_stats", "orphans", "schema_version"):
+    if function in ("user_stats", "orphans", "schema_version", "unfilled_columns"):
         assert api.send("server", "POST", f"rpc/{function}", json=arguments).is_success

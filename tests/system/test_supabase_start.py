@@ -70,6 +70,20 @@ async def test_a_missing_migration(postgres: Postgres, prepare: str) -> None:
             await open_store(lite.url, lite.service_key)
 
 
+async def test_a_column_that_nobody_fills(postgres: Postgres) -> None:
+    """One that was added since the migrations would have every session refused: the start is, and names it."""
+    url = fresh_database(postgres)
+    with psycopg.connect(url, autocommit=True) as database, ExitStack() as ending:
+        database.execute("ALTER TABLE sessions ADD tenant text NOT NULL")
+        database.execute("ALTER TABLE events ADD origin text NOT NULL DEFAULT 'chat'")
+        lite = a_lite(url, ending)
+        with pytest.raises(StoreMisconfigured, match=r"^the server does not fill sessions\.tenant: give it a default"):
+            await open_store(lite.url, lite.service_key)
+        database.execute("ALTER TABLE sessions ALTER tenant DROP NOT NULL")
+        store = await open_store(lite.url, lite.service_key)
+        await store.close()
+
+
 async def test_a_start_waits_for_a_supabase_that_starts_too(
     supabase: Supabase, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ const Cards = (() => {
     if (status === "stopped") return text ? "Stopped" : "Stopped before a reply";
     if (status === "interrupted") return text ? "Interrupted: this reply is not complete" : "Interrupted before a reply";
     if (status === "length") return "Cut off: the reply reached its length limit";
+    if (status === "cut") return "Cut off by the assistant's provider";
     return status === "done" && !text ? "The reply was empty" : "";
   }
 

@@ -253,7 +253,7 @@ const Conversation = (() => {
     const closed = items.map((item) =>
       item.turnId === turnId && item.status === "running" ? { ...item, status: "answered" } : item);
     const last = closed.findLast((item) => item.turnId === turnId && item.kind !== "notice");
-    const status = { complete: "done", cancelled: "stopped", length: "length" }[reason] ?? "interrupted";
+    const status = { complete: "done", cancelled: "stopped", length: "length", cut: "cut" }[reason] ?? "interrupted";
     if (last?.kind === "assistant") return closed.map((item) => (item === last ? { ...item, status } : item));
     return place(closed, assistantItem(closed, turnId, "", status));
   }

@@ -41,6 +41,10 @@ const Protocol = (() => {
     model_unavailable: { text: "The assistant could not be reached. Your message is kept; please try again." },
     model_rate_limited: { text: "The assistant is getting too many requests. Wait a moment, then try again." },
     model_refused: { text: "The assistant declined to answer this." },
+    model_key: { text: "The assistant is not set up correctly: its provider refuses the server's key. Please tell the site's owner." },
+    model_unknown: { text: "The assistant is not set up correctly: its provider does not know the model. Please tell the site's owner." },
+    model_bad_request: { text: "The assistant's provider did not understand the server. Please tell the site's owner." },
+    model_quota: { text: "The assistant's account is used up. Please tell the site's owner." },
     model_timeout: { text: "The assistant took too long to answer. Please try again." },
     internal: { text: "Something went wrong on the server. Your message is kept; please try again." },
   };

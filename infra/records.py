@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
+from msgspec import structs
 
 Role = Literal["user", "assistant", "tool"]
 Mode = str
@@ -49,9 +50,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     own rising number, 0 until the event is stored. What `metadata` holds depends on the role:
 
     * user: `message_id`, the client's idempotency key
-    * assistant: on a turn's last event `reason` (as in the `done` frame) and `usage`; `interrupted: true`
-      if the turn was stopped, and the text is what had been said by then
+    * assistant: on a turn's last event `reason` and perhaps `why` (as in the `done` frame) and `usage`;
+      `interrupted: true` if the turn was stopped or cut, and the text is what had been said by then
     * tool: `kind` ("call" or "result"), `call_id`, `name`, and `arguments` on a call or `ok` on a result
+    * `opaque` on answers and calls: what the model's provider wants back as it is, and no client is shown
     """
 
     event_id: str
@@ -62,6 +64,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: datetime
     metadata: dict[str, Any] = {}
     id: int = 0
+
+    def shown(self) -> "Event":
+        """The event as clients may see it."""
+        if "opaque" not in self.metadata:
+            return self
+        return structs.replace(self, metadata={name: it for name, it in self.metadata.items() if name != "opaque"})
 
 
 class UserStats(msgspec.Struct, frozen=True, kw_only=True):

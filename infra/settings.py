@@ -16,6 +16,8 @@ HEADER_WORD = re.compile(r"[!-~]+")
 """What may stand for a secret in an HTTP header."""
 
 
+QUIRKS = ("no_tools", "no_tool_history", "max_tokens", "no_stream_options", "no_system", "short_ids")
+
 URLS = {
     "supabase_url": "https://abcdefgh.supabase.co",
     "openai_base_url": "http://localhost:11434/v1",
@@ -73,6 +75,7 @@ class Settings(BaseModel):
     llm_provider: Literal["demo", "openai"] = "demo"
     llm_model: str | None = None
     llm_timeout_seconds: float = Field(default=60, gt=0)
+    llm_quirks: str = ""
     llm_max_tokens: int | None = Field(default=None, ge=1)
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
@@ -95,6 +98,11 @@ class Settings(BaseModel):
         """The pages that may connect; `["*"]` for all."""
         origins = [origin.strip() for origin in self.allowed_origins.split(",") if origin.strip()]
         return ["*"] if "*" in origins else origins
+
+    @property
+    def quirks(self) -> list[str]:
+        """What is known of the model's service from the start; see `infra.llm.quirks`."""
+        return [name.strip().lower() for name in self.llm_quirks.split(",") if name.strip()]
 
     @property
     def model(self) -> str:
@@ -122,6 +130,8 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if value and not (value.startswith(("http://", "https://")) and urlsplit(value).hostname):
                 raise ValueError(f"{name.upper()}: must begin with https:// (or http://), for example {example}")
+        if wrong := [name for name in self.quirks if name not in QUIRKS]:
+            raise ValueError(f"LLM_QUIRKS: {wrong[0]} is none of {', '.join(QUIRKS)}")
         if self.supabase_url and not self.supabase_key:
             raise ValueError("SUPABASE_KEY: needed with SUPABASE_URL; take the project's secret (service) key")
         if self.supabase_key and not self.supabase_url:

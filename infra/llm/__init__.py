@@ -1,6 +1,6 @@
 """The model clients. `open_model` picks the provider the settings name."""
 
-from infra.llm.base import Finished, FinishReason, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
+from infra.llm.base import Finished, FinishReason, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.settings import Settings
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Message",
     "Model",
     "ModelError",
+    "Reasoning",
     "TextDelta",
     "ToolCall",
     "ToolSpec",

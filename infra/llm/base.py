@@ -5,7 +5,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-FinishReason = Literal["complete", "tool_calls", "length"]
+FinishReason = Literal["complete", "tool_calls", "length", "cut"]
+"""`cut` is any end but the model's own and the limit's: a filter's, a refusal's, one that nobody knows."""
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -14,6 +15,12 @@ class ToolCall(msgspec.Struct, frozen=True):
     call_id: str
     name: str
     arguments: str
+    opaque: dict[str, Any] | None = None
+    """What the provider wants back as it is: with the `call`, or with the `message` that made it."""
+
+    def with_message(self, opaque: dict[str, Any]) -> "ToolCall":
+        """The same call, with what the provider wants back with its message."""
+        return ToolCall(self.call_id, self.name, self.arguments, (self.opaque or {}) | {"message": opaque})
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -27,6 +34,8 @@ class Message(msgspec.Struct, frozen=True):
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    opaque: dict[str, Any] | None = None
+    """What the provider wants back with this message as it is, such as signed thoughts. Nobody else may see it."""
 
 
 class ToolSpec(msgspec.Struct, frozen=True):
@@ -38,35 +47,63 @@ class ToolSpec(msgspec.Struct, frozen=True):
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the answer's text, as it arrived."""
+    """A piece of the answer's text, as it arrived; or several that arrived together."""
+
+    text: str
+    pieces: int = 1
+
+
+class Reasoning(msgspec.Struct, frozen=True, gc=False):
+    """What the model thinks before it answers. Without text it says only that the provider is still at work."""
 
     text: str
 
 
+class Tokens(msgspec.Struct, frozen=True):
+    """What a reply took: `cached` is part of `input`, `reasoning` part of `output`."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+
 class Finished(msgspec.Struct, frozen=True):
-    """The last thing a stream yields: how the answer ended, and the tokens it took (0 if the provider does not say)."""
+    """The last thing a stream yields: how the answer ended, and the tokens it took (0 if the provider does not say).
+
+    `why` is the provider's own word for a reason that cuts. `opaque` belongs to the answer's `Message`.
+    """
 
     reason: FinishReason
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    why: str = ""
+    opaque: dict[str, Any] | None = None
 
 
-Chunk = TextDelta | ToolCall | Finished
+Chunk = TextDelta | Reasoning | ToolCall | Finished
 
 
 class ModelError(Exception):
     """The model did not answer.
 
     Attributes:
-        code: for the client's `error` frame: `model_unavailable`, `model_rate_limited`, `model_refused` or
-            `model_timeout`.
+        code: for the client's `error` frame; one of those that begin with `model_`.
         retryable: whether the same call may succeed when tried again.
+        retry_after: how many seconds the provider asks to be left alone.
+        detail: the status and the provider's own code, for the log.
     """
 
-    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+    def __init__(
+        self, code: str, message: str, *, retryable: bool, retry_after: float | None = None, detail: str = ""
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
+        self.retry_after = retry_after
+        self.detail = detail
 
 
 def well_formed(text: str) -> str:

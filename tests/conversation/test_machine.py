@@ -48,7 +48,7 @@ from infra.settings import WhileBusy
 from tests.support.prompts import BY_MODEL, STANDARD
 
 DAWN = datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
-NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
+NO_USAGE = {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
 BUSY = "A reply is being written; send this again when it is done, or stop it first."
 
 
@@ -243,7 +243,7 @@ def test_a_plain_answer() -> None:
             "Hello",
             1,
             reason="complete",
-            usage={"input_tokens": 5, "output_tokens": 2},
+            usage=NO_USAGE | {"input_tokens": 5, "output_tokens": 2},
         ),
     )
 
@@ -514,7 +514,7 @@ def test_cancel_in_the_middle_of_a_tool_leaves_a_whole_history() -> None:
     talk.receive(UserSaid("and?", "m2"))
     stopped = "stopped before it answered"
     result = {"kind": "result", "call_id": "c1", "name": "look", "ok": False}
-    usage = {"input_tokens": 1, "output_tokens": 1}
+    usage = NO_USAGE | {"input_tokens": 1, "output_tokens": 1}
     last = {"reason": "cancelled", "usage": usage, "interrupted": True}
     assert talk.receive(CancelAsked()) == (
         StopTurn("id1"),

@@ -225,15 +225,16 @@ FRAMES: list[tuple[ServerFrame, dict[str, Any]]] = [
         {"type": "tool_result", "seq": 1, "turn_id": "t", "call_id": "c", "name": "look", "error": "no"},
     ),
     (
-        protocol.Done(1, "t", "length", protocol.Usage(5, 6)),
+        protocol.Done(1, "t", "length", protocol.Usage(5, 6, 3, 2)),
         {
             "type": "done",
             "seq": 1,
             "turn_id": "t",
             "reason": "length",
-            "usage": {"input_tokens": 5, "output_tokens": 6},
+            "usage": {"input_tokens": 5, "output_tokens": 6, "cached_tokens": 3, "reasoning_tokens": 2},
         },
     ),
+    (protocol.Reasoning("t", "hm"), {"type": "reasoning", "turn_id": "t", "content": "hm"}),
     (protocol.Saved(4, 3), {"type": "saved", "seq": 4, "through": 3}),
     (
         protocol.Error(1, ErrorCode.BUSY, "Wait.", message_id="m", retry_after=2.0),
@@ -257,10 +258,10 @@ def test_how_a_frame_looks(frame: ServerFrame, fields: dict[str, Any]) -> None:
 
 
 def test_every_server_frame_is_shown_here_and_carries_seq() -> None:
-    """The list above leaves none out; of them all, only `pong` is outside the stream."""
+    """The list above leaves none out; of them all, only `pong` and `reasoning` are outside the stream."""
     kinds = set(get_args(ServerFrame))
     assert {type(frame) for frame, _ in FRAMES} == kinds
-    assert {kind for kind in kinds if "seq" not in kind.__struct_fields__} == {protocol.Pong}
+    assert {kind for kind in kinds if "seq" not in kind.__struct_fields__} == {protocol.Pong, protocol.Reasoning}
 
 
 @lenient

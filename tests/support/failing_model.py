@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 Failure = Literal["busy", "no credit", "broken", "hangs", "breaks off", "ends early", "nonsense", "refuses", "a page"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
-PASSING = tuple(failure for failure in FAILURES if failure not in ("refuses",))
-"""Those that may be gone the next time. Nobody can tell a lack of credit, which is a 429 as well, from a busy hour."""
+PASSING = tuple(failure for failure in FAILURES if failure not in ("refuses", "no credit"))
+"""Those that may be gone the next time. A lack of credit is a 429 as well as a busy hour, and told by its code."""
 STATUS = {"busy": 429, "no credit": 429, "broken": 500, "refuses": 400}
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 HELLO = {**CHUNK, "choices": [{"index": 0, "delta": {"content": "Half of"}, "finish_reason": None}]}

@@ -280,4 +280,7 @@ async def test_usage_of_all_rounds_is_summed(serve: Serve) -> None:
     async with serve(model=model) as server, await ChatClient.connect(server.url) as client:
         await client.say("go")
         done = await client.until("done")
-    assert (done["reason"], done["usage"]) == ("length", {"input_tokens": 30, "output_tokens": 7})
+    assert (done["reason"], done["usage"]) == (
+        "length",
+        {"input_tokens": 30, "output_tokens": 7, "cached_tokens": 0, "reasoning_tokens": 0},
+    )

@@ -21,6 +21,12 @@ class Reply(msgspec.Struct, frozen=True):
     frame: ServerFrame
 
 
+class Aside(msgspec.Struct, frozen=True):
+    """Send the frame to those connections that asked for its kind. It is not part of the stream."""
+
+    frame: ServerFrame
+
+
 class Record(msgspec.Struct, frozen=True):
     """Store the event; it is what clients were told of up to the frame with seq `through`."""
 
@@ -46,4 +52,4 @@ class StopTurn(msgspec.Struct, frozen=True):
     turn_id: str
 
 
-Effect = Send | Reply | Record | RecordMode | StartTurn | StopTurn
+Effect = Send | Reply | Aside | Record | RecordMode | StartTurn | StopTurn

@@ -6,6 +6,7 @@ from the store after a crash is made valid by the same few lines as a live one.
 
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -130,6 +131,7 @@ def _turn_messages(events: list[Event]) -> Iterator[Message]:
     """One turn: the user's messages, then rounds of (text, calls, results), the last of them text alone."""
     results = {e.metadata["call_id"]: e.content for e in events if e.metadata.get("kind") == "result"}
     text: str | None = None
+    opaque: dict[str, Any] | None = None
     calls: list[ToolCall] = []
     answered = False
     for event in events:
@@ -141,15 +143,18 @@ def _turn_messages(events: list[Event]) -> Iterator[Message]:
         elif kind == "call" and not answered:
             calls.append(_call(event))
         else:  # text, or a call after results: the model was asked again
-            yield from _round(text, calls, results)
+            yield from _round(text, calls, results, opaque)
             text, calls = (None, [_call(event)]) if kind == "call" else (event.content, [])
+            opaque = None if kind == "call" else event.metadata.get("opaque")
             answered = False
-    yield from _round(text, calls, results)
+    yield from _round(text, calls, results, opaque)
 
 
-def _round(text: str | None, calls: list[ToolCall], results: dict[str, str]) -> Iterator[Message]:
+def _round(
+    text: str | None, calls: list[ToolCall], results: dict[str, str], opaque: dict[str, Any] | None
+) -> Iterator[Message]:
     if text or calls:
-        yield Message("assistant", text or "", tuple(calls))
+        yield Message("assistant", text or "", tuple(calls), opaque=opaque)
     for call in calls:
         yield Message("tool", results.get(call.call_id, NO_RESULT), tool_call_id=call.call_id)
 
@@ -158,4 +163,4 @@ def _call(event: Event) -> ToolCall:
     # Providers refuse a history whose arguments are not an object, even where a model wrote them so itself.
     arguments = event.metadata["arguments"]
     text = msgspec.json.encode(arguments).decode() if isinstance(arguments, dict) else "{}"
-    return ToolCall(event.metadata["call_id"], event.metadata["name"], text)
+    return ToolCall(event.metadata["call_id"], event.metadata["name"], text, event.metadata.get("opaque"))

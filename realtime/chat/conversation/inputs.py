@@ -67,6 +67,13 @@ class TokenCame(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+class ThoughtCame(msgspec.Struct, frozen=True, gc=False):
+    """The model thought a little more, before it answers."""
+
+    turn_id: str
+    text: str
+
+
 class ToolsAsked(msgspec.Struct, frozen=True):
     """The model ended its round by asking for these tools."""
 
@@ -90,6 +97,8 @@ class ReplyFinished(msgspec.Struct, frozen=True):
     turn_id: str
     reason: FinishReason
     usage: Usage
+    why: str = ""
+    opaque: dict[str, Any] | None = None
 
 
 class TurnFailed(msgspec.Struct, frozen=True):
@@ -134,6 +143,7 @@ Input = (
     | FrameRefused
     | ModeFound
     | TokenCame
+    | ThoughtCame
     | ToolsAsked
     | ToolAnswered
     | ReplyFinished

@@ -30,8 +30,12 @@ class OpenTurn:
 
     def add(self, usage: wire.Usage) -> None:
         """Count what a round of the model took."""
+        had = self.usage
         self.usage = wire.Usage(
-            self.usage.input_tokens + usage.input_tokens, self.usage.output_tokens + usage.output_tokens
+            had.input_tokens + usage.input_tokens,
+            had.output_tokens + usage.output_tokens,
+            had.cached_tokens + usage.cached_tokens,
+            had.reasoning_tokens + usage.reasoning_tokens,
         )
 
     def take_text(self) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from chat.conversation import inputs
 from chat.conversation.draft import interruption
-from chat.conversation.effects import Effect, RecordMode, StartTurn, StopTurn
+from chat.conversation.effects import Aside, Effect, RecordMode, StartTurn, StopTurn
 from chat.conversation.open_turn import OpenTurn, object_or_text, to_json
 from chat.conversation.state import Effects, IllegalInput, State
 from chat.protocol import frames as wire
@@ -36,6 +36,11 @@ def token_came(state: State, it: inputs.TokenCame) -> Effects:
     return (state.send(wire.Token(state.seq, it.turn_id, it.text)),)
 
 
+def thought_came(state: State, it: inputs.ThoughtCame) -> Effects:
+    """Pass a thought on to who wants it: it is no part of the answer."""
+    return (Aside(wire.Reasoning(it.turn_id, it.text)),) if state.running(it.turn_id) else ()
+
+
 def tools_asked(state: State, it: inputs.ToolsAsked) -> Effects:
     """Tell and record the calls, and before them what the model said."""
     if not (turn := state.running(it.turn_id)):
@@ -52,6 +57,8 @@ def tools_asked(state: State, it: inputs.ToolsAsked) -> Effects:
         arguments = object_or_text(call.arguments)
         yield state.send(wire.ToolCalled(state.next_seq(), turn.turn_id, call.call_id, call.name, arguments))
         metadata = {"kind": "call", "call_id": call.call_id, "name": call.name, "arguments": arguments}
+        if call.opaque:
+            metadata["opaque"] = call.opaque
         yield state.record("tool", to_json({"name": call.name, "arguments": arguments}), turn.turn_id, metadata)
 
 
@@ -71,7 +78,8 @@ def reply_finished(state: State, it: inputs.ReplyFinished) -> Effects:
     if turn.open_calls:
         raise IllegalInput("the reply finished before its tools did")
     turn.add(it.usage)
-    yield from _finish(state, turn, "length" if it.reason == "length" else "complete")
+    reason: wire.DoneReason = it.reason if it.reason in ("length", "cut") else "complete"
+    yield from _finish(state, turn, reason, it.why, it.opaque)
     yield from go_on(state)
 
 
@@ -120,21 +128,29 @@ def stop(state: State, reason: wire.DoneReason) -> Effects:
         yield from _finish(state, state.turn, reason)
 
 
-def close(state: State, turn: OpenTurn, reason: wire.DoneReason) -> Effects:
+def close(
+    state: State, turn: OpenTurn, reason: wire.DoneReason, why: str = "", opaque: dict[str, Any] | None = None
+) -> Effects:
     """Tell and record how a turn ended; one that only waited has said nothing and used nothing."""
-    yield state.send(wire.Done(state.next_seq(), turn.turn_id, reason, turn.usage))
+    yield state.send(wire.Done(state.next_seq(), turn.turn_id, reason, turn.usage, why or None))
     metadata: dict[str, Any] = {"reason": reason, "usage": msgspec.to_builtins(turn.usage)}
-    if reason in ("cancelled", "error"):
+    if reason in ("cancelled", "error", "cut"):
         metadata["interrupted"] = True
+    if why:
+        metadata["why"] = why
+    if opaque:
+        metadata["opaque"] = opaque
     yield state.record("assistant", turn.take_text(), turn.turn_id, metadata)
 
 
-def _finish(state: State, turn: OpenTurn, reason: wire.DoneReason) -> Effects:
+def _finish(
+    state: State, turn: OpenTurn, reason: wire.DoneReason, why: str = "", opaque: dict[str, Any] | None = None
+) -> Effects:
     """End the running turn, whatever it was doing, so that the history it leaves is whole."""
     for call_id in list(turn.open_calls):
         yield from _close_call(state, turn, call_id, None, "stopped before it answered")
     state.turn = None
-    yield from close(state, turn, reason)
+    yield from close(state, turn, reason, why, opaque)
 
 
 def _close_call(state: State, turn: OpenTurn, call_id: str, result: Any, error: str | None) -> Effects:

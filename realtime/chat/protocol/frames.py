@@ -14,14 +14,16 @@ from infra.records import Event, Mode
 
 VERSION = 1
 
-DoneReason = Literal["complete", "cancelled", "error", "length"]
+DoneReason = Literal["complete", "cancelled", "error", "length", "cut"]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a turn took, in tokens as the model's provider counts them."""
+    """What a turn took, in tokens as the model's provider counts them: the last two are part of the first two."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 # Server to client. Every frame but `pong` carries `seq`, which rises within an epoch.
@@ -96,13 +98,27 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result", omit_defaults=T
     error: str | None = None
 
 
-class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The turn is over; no more of its frames will come."""
+class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
+    """A piece of what the model thinks before it answers, for clients that asked for it.
+
+    It is told as it comes, outside the stream, and kept nowhere.
+    """
+
+    turn_id: str
+    content: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
+    """The turn is over; no more of its frames will come.
+
+    With reason `cut` the reply is not whole: `why` is the word of the model's provider for it.
+    """
 
     seq: int
     turn_id: str
     reason: DoneReason
     usage: Usage
+    why: str | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
@@ -138,7 +154,7 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 StreamFrame = Accepted | ModeChosen | Token | ToolCalled | ToolResult | Done | Saved | Error | Goodbye
 """A frame of the session's stream: every connection gets it, and may ask for it again by its `seq`."""
 
-ServerFrame = Ready | StreamFrame | Pong
+ServerFrame = Ready | StreamFrame | Reasoning | Pong
 
 
 # Client to server. Unknown fields are passed over, so that an older server serves a newer client.
@@ -183,6 +199,10 @@ class ErrorCode(str, Enum):
     MODEL_UNAVAILABLE = "model_unavailable"
     MODEL_RATE_LIMITED = "model_rate_limited"
     MODEL_REFUSED = "model_refused"
+    MODEL_KEY = "model_key"
+    MODEL_UNKNOWN = "model_unknown"
+    MODEL_BAD_REQUEST = "model_bad_request"
+    MODEL_QUOTA = "model_quota"
     MODEL_TIMEOUT = "model_timeout"
     INTERNAL = "internal"
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from chat.protocol.frames import Usage
-from chat.sessions.patience import Patience
 from infra.llm import Finished, Message, Model, ModelError, TextDelta
+from infra.patience import Patience
 from infra.telemetry import get_logger
 
 MODE_SECONDS = 3.0

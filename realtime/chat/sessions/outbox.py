@@ -34,6 +34,7 @@ class Outbox:
         "_wake",
         "gone",
         "on_room",
+        "wants_reasoning",
     )
 
     def __init__(self, drop: Callable[[CloseCode], None], send_now: Callable[[str], bool] | None = None) -> None:
@@ -50,6 +51,8 @@ class Outbox:
         self._last_words: CloseCode | None = None
         self.on_room: Callable[[], None] = _nothing
         self.gone = False
+        self.wants_reasoning = False
+        """Whether its client asked for the model's thoughts."""
 
     def put_token(self, token: Token) -> None:
         """Send a token if none was sent in this step of the loop; else queue it, to be joined with its neighbours."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from chat.conversation.draft import Draft
-from chat.conversation.effects import Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
+from chat.conversation.effects import Aside, Effect, Record, RecordMode, Reply, Send, StartTurn, StopTurn
 from chat.conversation.inputs import Attached, EndAsked, EventsSaved, Input, Position, RestartAnnounced, TurnFailed
 from chat.conversation.machine import Conversation
 from chat.durability.journal import Journal
@@ -158,6 +158,13 @@ class Session:
         if effect.to is not None and not effect.to.gone:
             effect.to.put(encode(effect.frame))
 
+    def _aside(self, effect: Aside) -> None:
+        wanting = [outbox for outbox in self.outboxes if outbox.wants_reasoning]
+        if wanting:
+            text = encode(effect.frame)
+            for outbox in wanting:
+                outbox.put(text)
+
     def _record(self, effect: Record) -> None:
         self._journal.record(effect.event, effect.through, self._saved)
 
@@ -197,6 +204,7 @@ class Session:
     _PERFORM: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {
         Send: _send,
         Reply: _reply,
+        Aside: _aside,
         Record: _record,
         RecordMode: _record_mode,
         StartTurn: _start_turn,

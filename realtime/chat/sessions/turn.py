@@ -14,15 +14,24 @@ from uuid import uuid4
 import msgspec
 
 from chat.backoff import backoff
-from chat.conversation.inputs import Input, ModeFound, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.conversation.inputs import (
+    Input,
+    ModeFound,
+    ReplyFinished,
+    ThoughtCame,
+    TokenCame,
+    ToolAnswered,
+    ToolsAsked,
+    TurnFailed,
+)
 from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
 from chat.protocol.frames import ErrorCode, Usage
 from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
-from chat.sessions.patience import Patience
 from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
-from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
+from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import well_formed
+from infra.patience import Patience
 from infra.telemetry import get_logger
 
 MODEL_ATTEMPTS = 3
@@ -93,16 +102,16 @@ class Turn:
                 # After the last round the model gets no tools: it must answer with what it has.
                 tools = self._kit.tools.specs() if round_number < self._kit.max_tool_rounds else []
                 calls, finished = await self._ask(tools)
-                usage = Usage(finished.input_tokens, finished.output_tokens)
+                usage = _usage(finished)
                 if not calls:
-                    talk.dispatch(ReplyFinished(turn_id, finished.reason, usage))
+                    talk.dispatch(ReplyFinished(turn_id, finished.reason, usage, finished.why, finished.opaque))
                     return
                 talk.dispatch(ToolsAsked(turn_id, tuple(calls), usage))
                 async with asyncio.TaskGroup() as running:
                     for call in calls:
                         running.create_task(self._answer(call))
         except ModelError as error:
-            log.warning("model failed", code=error.code, cause=_name(error))
+            log.warning("model failed", code=error.code, cause=_name(error), detail=error.detail)
             talk.dispatch(TurnFailed(turn_id, error.code, str(error)))
         except Exception:
             log.exception("turn failed")
@@ -118,10 +127,11 @@ class Turn:
                 return await self._stream(tools)
             except ModelError as error:
                 attempt += 1
-                if not error.retryable or attempt == MODEL_ATTEMPTS:
+                wanted = error.retry_after or 0.0
+                if not error.retryable or attempt == MODEL_ATTEMPTS or wanted > self._kit.stall_seconds:
                     raise
-                log.info("model call is tried again", code=error.code, attempt=attempt)
-            await asyncio.sleep(backoff(attempt - 1, first=0.25, most=4))
+                log.info("model call is tried again", code=error.code, attempt=attempt, detail=error.detail)
+            await asyncio.sleep(max(wanted, backoff(attempt - 1, first=0.25, most=4)))
 
     async def _stream(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
         """Pass the model's text on as it comes; return what it asks for at its end."""
@@ -139,16 +149,18 @@ class Turn:
                         if not shown:
                             self._pace.speaks()
                         self._talk.dispatch(TokenCame(self._turn_id, chunk.text))
-                        shown += 1
+                        shown += chunk.pieces
                         chars += len(chunk.text)
-                        if chars > MOST_REPLY_CHARS:
-                            log.warning("reply cut", chars=chars)
-                            finished = Finished("length", 0, 0)
-                            break
+                    elif type(chunk) is Reasoning:
+                        chars += self._think(chunk.text)
                     elif type(chunk) is ToolCall:
                         calls.append(self._unique(chunk))
                     elif type(chunk) is Finished:
                         finished = chunk
+                    if chars > MOST_REPLY_CHARS:
+                        log.warning("reply cut", chars=chars)
+                        finished = Finished("length", 0, 0)
+                        break
                     taken += 1
                     if taken % FAIR_SHARE == 0:
                         await asyncio.sleep(0)
@@ -165,6 +177,12 @@ class Turn:
         finally:
             self._pace.fell_silent(shown, to_call=bool(calls))
         return calls, finished
+
+    def _think(self, text: str) -> int:
+        """Pass a thought on, if there is one: without it the provider only says that it is at work. Its length."""
+        if text:
+            self._talk.dispatch(ThoughtCame(self._turn_id, text))
+        return len(text)
 
     async def _answer(self, call: ToolCall) -> None:
         """Run one tool; whatever goes wrong is a result that the model can read."""
@@ -208,6 +226,10 @@ def _whole(finished: Finished | None) -> Finished:
     if finished is None:
         raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
     return finished
+
+
+def _usage(finished: Finished) -> Usage:
+    return Usage(finished.input_tokens, finished.output_tokens, finished.cached_tokens, finished.reasoning_tokens)
 
 
 def _name(error: ModelError) -> str:

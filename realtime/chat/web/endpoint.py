@@ -90,6 +90,7 @@ class SessionSocket:
         user_id = query.get("user_id") or "anonymous"
         try:
             _check_ids(session_id, user_id)
+            outbox.wants_reasoning = query.get("reasoning") == "1"
             bind(request_id=_request_id(scope), session_id=session_id)
             session = await self._sessions.attach(session_id, user_id, outbox, _position(query))
         except Refused as refused:

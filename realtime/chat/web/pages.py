@@ -49,7 +49,7 @@ async def _read(read: Callable[[Event | None, int], Awaitable[list[Event]]], lim
     while size > 0:
         events = await read(last, size)
         for event in events:
-            encoded = msgspec.json.encode(event)
+            encoded = msgspec.json.encode(event.shown())
             total += len(encoded) + 1
             if page and total > PAGE_BYTES:
                 return page

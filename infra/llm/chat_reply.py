@@ -82,8 +82,10 @@ class ChatReply:
         """What there is to say at the end.
 
         Raises:
-            ModelError: this is not how a reply ends.
+            ModelError: it `failed`, or this is not how a reply ends.
         """
+        if self.failed:
+            raise self.failed
         thought, text = self._thinking.rest()
         if thought:
             yield Reasoning(well_formed(thought))

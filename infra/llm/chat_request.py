@@ -90,7 +90,8 @@ def _message(message: Message, quirks: set[Quirk]) -> dict[str, Any]:
 def _call(call: ToolCall, quirks: set[Quirk]) -> dict[str, Any]:
     function = {"name": safe_name(call.name), "arguments": call.arguments}
     sent: dict[str, Any] = {"id": _call_id(call.call_id, quirks), "type": "function", "function": function}
-    return sent | (call.opaque or {}).get("call", {})
+    back: dict[str, Any] = (call.opaque or {}).get("call", {})
+    return sent | back
 
 
 def _call_id(call_id: str, quirks: set[Quirk]) -> str:

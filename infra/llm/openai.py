@@ -5,8 +5,8 @@ for what reads it instead.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -69,50 +69,39 @@ class OpenAIModel:
     async def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`."""
         reply = ChatReply([tool.name for tool in tools])
-        try:
-            async with aclosing(self._read(messages, tools, reply)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except openai.APIError as error:
-            raise model_error(error) from error
-        except TimeoutError as error:
-            raise ModelError("model_timeout", "The model did not answer in time.", retryable=True) from error
-        except TooLong as error:
-            raise ModelError("model_unavailable", "The model's answer cannot be read.", retryable=True) from error
-        except (httpx2.HTTPError, OSError) as error:
-            if reply.reason is None:
-                message = "The model's service cannot be reached or failed."
-                raise ModelError("model_unavailable", message, retryable=True) from error
-        if reply.failed:
-            raise reply.failed
-        for last in reply.rest():
-            yield last
-
-    async def _read(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec], reply: ChatReply
-    ) -> AsyncGenerator[Chunk, None]:
-        """Ask, and read the answer into the reply, until it ends or has failed."""
         events = EventReader()
         plain: bytearray | None = bytearray()
-        # Leaving the block closes the HTTP response, also when we are cancelled: the provider stops generating, and
-        # charging.
-        async with Patience(self._timeout) as patience, AsyncExitStack() as request:
-            response = await self._ask(messages, tools, request)
-            async for received in _until_over(response, reply):
+        # One generator, though it is long: each that a piece passes through costs as much as reading it. Leaving the
+        # block closes the HTTP response, also when we are cancelled: the provider stops generating, and charging.
+        with _sorted(reply):
+            async with Patience(self._timeout) as patience, AsyncExitStack() as request:
+                received = _pieces(await self._ask(messages, tools, request))
+                deadline: float | None = None
+                while True:
+                    if deadline is None:
+                        piece = await anext(received, None)
+                    else:
+                        piece = await _before(deadline, received)
+                    if piece is None:
+                        break
+                    patience.rest()
+                    data = [each for _, each in events.feed(piece)]
+                    if data:
+                        plain = None
+                    elif plain is not None and len(plain) < MOST_PLAIN_BYTES:
+                        plain += piece
+                    for chunk in reply.add(data) or (STILL_AT_WORK,):
+                        yield chunk
+                    if reply.failed:
+                        break
+                    if deadline is None and (reply.reason or reply.is_over):
+                        deadline = asyncio.get_running_loop().time() + _the_rest(reply)
+                    patience.wake()
                 patience.rest()
-                data = [each for _, each in events.feed(received)]
-                if data:
-                    plain = None
-                if plain is not None and len(plain) < MOST_PLAIN_BYTES:
-                    plain += received
-                for chunk in reply.add(data) or (STILL_AT_WORK,):
+                for chunk in reply.add(_last(events, plain)):
                     yield chunk
-                if reply.failed:
-                    return
-                patience.wake()
-            patience.rest()
-            for chunk in reply.add(_last(events, plain)):
-                yield chunk
+        for last in reply.rest():
+            yield last
 
     async def close(self) -> None:
         """See `Model.close`."""
@@ -144,26 +133,42 @@ class OpenAIModel:
             return response
 
 
-async def _until_over(response: Any, reply: ChatReply) -> AsyncIterator[bytes]:
-    """The bytes of the response to its end, or until the reply is over and the rest does not come."""
-    received = aiter(response.iter_bytes())
-    deadline: float | None = None
-    while True:
-        if deadline is None and (reply.reason or reply.is_over):
-            deadline = asyncio.get_running_loop().time() + (EOF_SECONDS if reply.is_over else FINISH_SECONDS)
-        try:
-            if deadline is None:
-                piece = await anext(received, None)
-            else:
-                async with asyncio.timeout_at(deadline):
-                    piece = await anext(received, None)
-        except TimeoutError:
-            if deadline is None:
-                raise
-            return
-        if piece is None:
-            return
-        yield piece
+def _pieces(response: Any) -> AsyncIterator[bytes]:
+    """The body as it arrives. The SDK's own way leads through three more generators, which only unpack."""
+    answer = response.http_response
+    packed = answer.headers.get("content-encoding", "identity") != "identity"
+    return aiter(answer.aiter_bytes() if packed else answer.stream)
+
+
+def _the_rest(reply: ChatReply) -> float:
+    """How many seconds a stream has to end that has said why it does, or that it does."""
+    return EOF_SECONDS if reply.is_over else FINISH_SECONDS
+
+
+async def _before(deadline: float, received: AsyncIterator[bytes]) -> bytes | None:
+    """The next piece, if it comes in time."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await anext(received, None)
+    except TimeoutError:
+        return None
+
+
+@contextmanager
+def _sorted(reply: ChatReply) -> Iterator[None]:
+    """Whatever goes wrong leaves as a `ModelError`; once the reply is known to have ended, nothing does."""
+    try:
+        yield
+    except openai.APIError as error:
+        raise model_error(error) from error
+    except TimeoutError as error:
+        raise ModelError("model_timeout", "The model did not answer in time.", retryable=True) from error
+    except TooLong as error:
+        raise ModelError("model_unavailable", "The model's answer cannot be read.", retryable=True) from error
+    except (httpx2.HTTPError, OSError) as error:
+        if reply.reason is None:
+            message = "The model's service cannot be reached or failed."
+            raise ModelError("model_unavailable", message, retryable=True) from error
 
 
 def _last(events: EventReader, plain: bytearray | None) -> list[bytes]:

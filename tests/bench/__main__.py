@@ -7,7 +7,7 @@ import statistics
 
 import uvloop
 
-from tests.bench import cold, resume
+from tests.bench import cold, providers, resume
 from tests.bench.servers import running
 from tests.bench.streaming import CPU, PACE, SESSIONS, Load, bench_streaming, measure
 from tests.bench.table import Table, progress
@@ -80,7 +80,13 @@ def bench_cold(table: Table, rounds: int) -> None:
     table.add("cold start, without bytecode", "import, CPU ms", compiling.cpu_ms)
 
 
-PARTS = {"streaming": bench_streaming, "resume": bench_resume, "supabase": bench_supabase, "cold": bench_cold}
+PARTS = {
+    "streaming": bench_streaming,
+    "providers": providers.bench_providers,
+    "resume": bench_resume,
+    "supabase": bench_supabase,
+    "cold": bench_cold,
+}
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
-    """Run the floor or our server at so many tokens a second, with `more` in its environment.
+    """Run the floor, the naive script or our server at so many tokens a second, with `more` in its environment.
 
     All other settings are the defaults, the log among them: both write theirs to a file.
     """
@@ -50,9 +50,11 @@ def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
             }
             | more
         )
-        arguments = ["tests.bench.floor", str(port), str(rate)] if kind == "floor" else ["chat"]
+        arguments = {"floor": ["tests.bench.floor", str(port), str(rate)], "naive": ["tests.bench.naive", str(port)]}
         with (Path(data_dir) / "log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, cwd=data_dir, stderr=log)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments.get(kind, ["chat"])], env=environment, cwd=data_dir, stderr=log
+            )
         try:
             if len(cores := sorted(os.sched_getaffinity(0))) > 1:
                 os.sched_setaffinity(process.pid, cores[:1])

@@ -30,6 +30,7 @@ async def answer(
         elif isinstance(chunk, ToolCall):
             calls.append(chunk)
         else:
+            assert isinstance(chunk, Finished)
             ends.append(chunk)
     assert len({call.call_id for call in calls}) == len(calls)
     return tokens, [(call.name, call.arguments) for call in calls], ends[0]

@@ -21,6 +21,7 @@ QUIRKS = ("no_tools", "no_tool_history", "max_tokens", "no_stream_options", "no_
 URLS = {
     "supabase_url": "https://abcdefgh.supabase.co",
     "openai_base_url": "http://localhost:11434/v1",
+    "anthropic_base_url": "https://api.anthropic.com",
     "disconnect_queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/session-ended",
     "handoff_url": "https://abcdefgh.supabase.co/functions/v1/summary",
     "aws_endpoint_url": "http://localhost:4566",
@@ -72,13 +73,16 @@ class Settings(BaseModel):
     tool_timeout_seconds: float = Field(default=15, gt=0)
 
     # The model
-    llm_provider: Literal["demo", "openai"] = "demo"
+    llm_provider: Literal["demo", "openai", "anthropic"] = "demo"
     llm_model: str | None = None
     llm_timeout_seconds: float = Field(default=60, gt=0)
     llm_quirks: str = ""
     llm_max_tokens: int | None = Field(default=None, ge=1)
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
+    openai_api: Literal["chat", "responses"] = "chat"
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str | None = None
     demo_tokens_per_second: float = Field(default=25, ge=0)
 
     # The journal and the hand-off
@@ -109,6 +113,8 @@ class Settings(BaseModel):
         """The model, and where it is asked: for people, without a key."""
         if self.llm_provider == "demo":
             return "demo"
+        if self.llm_provider == "anthropic":
+            return f"{self.llm_model} at {urlsplit(self.anthropic_base_url or 'https://api.anthropic.com').hostname}"
         return f"{self.llm_model} at {urlsplit(self.openai_base_url or 'https://api.openai.com').hostname}"
 
     @model_validator(mode="before")
@@ -122,6 +128,8 @@ class Settings(BaseModel):
         }
         if not meant.get("llm_provider") and (meant.get("openai_api_key") or meant.get("openai_base_url")):
             meant["llm_provider"] = "openai"
+        if not meant.get("llm_provider") and meant.get("anthropic_api_key"):
+            meant["llm_provider"] = "anthropic"
         return meant
 
     @model_validator(mode="after")
@@ -130,8 +138,6 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if value and not (value.startswith(("http://", "https://")) and urlsplit(value).hostname):
                 raise ValueError(f"{name.upper()}: must begin with https:// (or http://), for example {example}")
-        if wrong := [name for name in self.quirks if name not in QUIRKS]:
-            raise ValueError(f"LLM_QUIRKS: {wrong[0]} is none of {', '.join(QUIRKS)}")
         if self.supabase_url and not self.supabase_key:
             raise ValueError("SUPABASE_KEY: needed with SUPABASE_URL; take the project's secret (service) key")
         if self.supabase_key and not self.supabase_url:
@@ -144,10 +150,20 @@ class Settings(BaseModel):
             raise ValueError("HANDOFF_SECRET: must be of ASCII letters, digits and signs, without spaces")
         if self.dead_after_seconds <= 2 * self.heartbeat_seconds:
             raise ValueError("DEAD_AFTER_SECONDS: must be more than twice HEARTBEAT_SECONDS: a beat may be late")
+        return self
+
+    @model_validator(mode="after")
+    def _model_is_named(self) -> Self:
         if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
             raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
         if self.llm_provider == "openai" and not self.llm_model:
             raise ValueError("LLM_MODEL: needed with OPENAI_API_KEY or OPENAI_BASE_URL, for example gpt-4o-mini")
+        if self.llm_provider == "anthropic" and not self.anthropic_api_key:
+            raise ValueError("ANTHROPIC_API_KEY: needed when LLM_PROVIDER=anthropic")
+        if wrong := [name for name in self.quirks if name not in QUIRKS]:
+            raise ValueError(f"LLM_QUIRKS: {wrong[0]} is none of {', '.join(QUIRKS)}")
+        if self.llm_provider == "anthropic" and not self.llm_model:
+            raise ValueError("LLM_MODEL: needed with ANTHROPIC_API_KEY, for example claude-sonnet-4-5")
         return self
 
 

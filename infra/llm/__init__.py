@@ -1,7 +1,7 @@
 """The model clients. `open_model` picks the provider the settings name."""
 
 from infra.llm.base import Finished, FinishReason, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 
 __all__ = [
     "FinishReason",
@@ -20,9 +20,15 @@ __all__ = [
 def open_model(settings: Settings) -> Model:
     """The model that the settings name. A provider's SDK is imported only if it is the chosen one."""
     if settings.llm_provider == "openai":
-        from infra.llm.openai import OpenAIModel
+        from infra.llm.openai import OpenAIModel, ResponsesModel
 
-        return OpenAIModel.from_settings(settings)
+        return (ResponsesModel if settings.openai_api == "responses" else OpenAIModel).from_settings(settings)
+    if settings.llm_provider == "anthropic":
+        try:
+            from infra.llm.anthropic import AnthropicModel
+        except ModuleNotFoundError:
+            raise SettingsError("LLM_PROVIDER: anthropic is not part of the function's package; see README") from None
+        return AnthropicModel.from_settings(settings)
     from infra.llm.demo import DemoModel
 
     return DemoModel(settings.demo_tokens_per_second)

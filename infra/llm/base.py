@@ -5,6 +5,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+MOST_OPAQUE_BYTES = 64 * 1024
+"""The most that is kept of what a provider wants back with a call or an answer."""
 FinishReason = Literal["complete", "tool_calls", "length", "cut"]
 """`cut` is any end but the model's own and the limit's: a filter's, a refusal's, one that nobody knows."""
 
@@ -109,6 +111,14 @@ class ModelError(Exception):
 def well_formed(text: str) -> str:
     """The text with U+FFFD in place of half surrogate pairs, which JSON can carry but UTF-8 and the stores cannot."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def bounded(opaque: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a provider wants back, if it can be stored and is not too much: a history is kept in memory."""
+    try:
+        return opaque if opaque and len(msgspec.json.encode(opaque)) <= MOST_OPAQUE_BYTES else None
+    except (UnicodeEncodeError, RecursionError):
+        return None
 
 
 class Model(Protocol):

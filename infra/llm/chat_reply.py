@@ -6,6 +6,7 @@ from typing import Any
 from infra.llm import chat_chunks
 from infra.llm.base import Chunk, Finished, FinishReason, ModelError, Reasoning, TextDelta, Tokens, well_formed
 from infra.llm.calls import Calls
+from infra.llm.errors import broke_off, failure
 from infra.llm.thinking import Thinking
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -93,10 +94,10 @@ class ChatReply:
             self._said_something = True
             yield TextDelta(well_formed(text + self._half))
         if self.reason is None and not (self.is_over and self._said_something):
-            raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
+            raise broke_off()
         calls = self._calls.whole()
         if calls and self.reason is None and not self._calls.are_complete():
-            raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
+            raise broke_off()
         reason = FINISH_REASONS.get((self.reason or "stop").lower(), "cut")
         if calls and reason == "complete":
             if self._opaque:
@@ -137,26 +138,3 @@ class ChatReply:
         self._nonsense += 1
         if self._nonsense > MOST_NONSENSE:
             self.failed = ModelError("model_unavailable", "The model's answer cannot be read.", retryable=True)
-
-
-def failure(error: Any) -> ModelError:
-    """The error that stands in a stream, by its code: its words stay out."""
-    code = error.get("code") or error.get("type") if isinstance(error, dict) else error
-    return by_code(str(code), 0) or ModelError(
-        "model_unavailable", "The model's service cannot be reached or failed.", retryable=True
-    )
-
-
-QUOTA = ("insufficient_quota", "billing", "credit", "quota_exceeded", "payment")
-
-
-def by_code(code: str, status: int) -> ModelError | None:
-    """The error that a service's code means whatever its status is; None if it says nothing more."""
-    code = code.lower()
-    if any(word in code for word in QUOTA) or status == 402:
-        return ModelError("model_quota", "The model's account has no credit left.", retryable=False)
-    if "rate_limit" in code or code == "429":
-        return ModelError("model_rate_limited", "The model is busy; try again in a moment.", retryable=True)
-    if "context_length" in code or "content_filter" in code or "safety" in code:
-        return ModelError("model_refused", "The model's service refused to answer this.", retryable=False)
-    return None

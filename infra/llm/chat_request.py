@@ -18,10 +18,10 @@ def build(
     model: str, messages: Sequence[Message], tools: Sequence[ToolSpec], max_tokens: int | None, quirks: set[Quirk]
 ) -> dict[str, Any]:
     """The request's body."""
-    flat = Quirk.NO_TOOLS in quirks or (Quirk.NO_TOOL_HISTORY in quirks and not tools)
+    in_words = Quirk.NO_TOOLS in quirks or (Quirk.NO_TOOL_HISTORY in quirks and not tools)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [_message(each, quirks) for each in _alternating(_without(messages, quirks, flat=flat))],
+        "messages": [_message(each, quirks) for each in _alternating(_without(messages, quirks, in_words=in_words))],
         "stream": True,
     }
     if Quirk.NO_STREAM_OPTIONS not in quirks:
@@ -33,31 +33,31 @@ def build(
     return body
 
 
-def _without(messages: Sequence[Message], quirks: set[Quirk], *, flat: bool) -> list[Message]:
+def _without(messages: Sequence[Message], quirks: set[Quirk], *, in_words: bool) -> list[Message]:
     """The messages without roles that the model does not know: what they say is said by those it knows."""
     kept = list(messages)
-    if flat:
-        kept = _flat(kept)
+    if in_words:
+        kept = flat(kept)
     if Quirk.NO_SYSTEM in quirks:
         said = "\n\n".join(each.content for each in kept if each.role == "system")
         kept = [Message("user", said), *(each for each in kept if each.role != "system")] if said else kept
     return kept
 
 
-def _flat(messages: Sequence[Message]) -> list[Message]:
+def flat(messages: Sequence[Message]) -> list[Message]:
     """Calls and results as words."""
-    flat = []
+    told = []
     names: dict[str | None, str] = {}
     for message in messages:
         names |= {call.call_id: call.name for call in message.tool_calls}
         if message.role == "tool":
-            flat.append(Message("user", f"[{names.get(message.tool_call_id, 'tool')} answered: {message.content}]"))
+            told.append(Message("user", f"[{names.get(message.tool_call_id, 'tool')} answered: {message.content}]"))
         elif message.tool_calls:
             called = [f"[called {call.name} with {call.arguments}]" for call in message.tool_calls]
-            flat.append(Message("assistant", "\n".join(filter(None, [message.content, *called]))))
+            told.append(Message("assistant", "\n".join(filter(None, [message.content, *called]))))
         else:
-            flat.append(message)
-    return flat
+            told.append(message)
+    return told
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:

@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chat.conversation.inputs import Input, ModeFound, ReplyFinished, TokenCame, ToolAnswered, ToolsAsked, TurnFailed
+from chat.conversation.inputs import (
+    Input,
+    ModeFound,
+    ReplyFinished,
+    ThoughtCame,
+    TokenCame,
+    ToolAnswered,
+    ToolsAsked,
+    TurnFailed,
+)
 from chat.metrics import Metrics
 from chat.protocol.frames import Usage
 from chat.sessions.turn import MODEL_ATTEMPTS, Turn, TurnKit
 from chat.tools.registry import Registry, ToolContext, ToolError, tool
-from infra.llm import Finished, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
+from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
 from infra.store.sqlite import SqliteStore
 from tests.support.scripted import Pause, ScriptedModel, Step
@@ -305,6 +314,31 @@ async def test_a_slow_but_steady_model_is_no_stall(talk: Talk) -> None:
 
     await a_turn(talk, Steady(), stall=0.2).run()
     assert talk.told == [*said(*map(str, range(10))), done()]
+
+
+async def test_thoughts_are_told_apart_from_the_answer(talk: Talk) -> None:
+    """They are passed on as they come, and one without words, which only says that the model works, is not."""
+    model = ScriptedModel([Reasoning("A greeting."), Reasoning(""), "Hello", Finished("cut", 3, 2, 1, 1, "filter")])
+    await a_turn(talk, model).run()
+    usage = Usage(3, 2, 1, 1)
+    assert talk.told == [ThoughtCame("t", "A greeting."), *said("Hello"), ReplyFinished("t", "cut", usage, "filter")]
+
+
+async def test_a_provider_is_left_alone_for_as_long_as_it_asks(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Retry-After` is waited; one that is longer than the model's time is not, and the failure told."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    busy = ModelError("model_rate_limited", "Busy.", retryable=True, retry_after=3)
+    monkeypatch.setattr("chat.sessions.turn.asyncio.sleep", sleep)
+    await a_turn(talk, ScriptedModel([busy], ["Hello"])).run()
+    assert (slept, talk.told) == ([3], [*said("Hello"), done()])
+    talk.told.clear()
+    later = ModelError("model_rate_limited", "Busy.", retryable=True, retry_after=300)
+    await a_turn(talk, ScriptedModel([later], ["Hello"])).run()
+    assert (slept, talk.told) == ([3], [TurnFailed("t", "model_rate_limited", "Busy.")])
 
 
 @pytest.mark.parametrize("what", ["model", "tool"])

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Literal
 
-from infra.llm import Finished, Message, TextDelta, ToolCall, ToolSpec
+from infra.llm import Finished, Message, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
 
-Step = str | ToolCall | Finished | BaseException | asyncio.Event
-"""Text to stream, a tool call, an end, an error to raise, or an event to wait for."""
+Step = str | Reasoning | ToolCall | Finished | BaseException | asyncio.Event
+"""Text to stream, a thought, a tool call, an end, an error to raise, or an event to wait for."""
 
 
 class Pause(asyncio.Event):

@@ -124,7 +124,8 @@ class History:
 
 def bytes_of(event: Event) -> int:
     """About how much memory an event takes. What a tool was given is kept twice, as text and as values."""
-    return EVENT_BYTES + sys.getsizeof(event.content) * (2 if event.role == "tool" else 1)
+    opaque = len(str(event.metadata["opaque"])) if "opaque" in event.metadata else 0
+    return EVENT_BYTES + sys.getsizeof(event.content) * (2 if event.role == "tool" else 1) + opaque
 
 
 def _turn_messages(events: list[Event]) -> Iterator[Message]:

@@ -30,7 +30,7 @@ from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
 from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
 from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
-from infra.llm.base import well_formed
+from infra.llm.base import bounded, well_formed
 from infra.patience import Patience
 from infra.telemetry import get_logger
 
@@ -104,7 +104,8 @@ class Turn:
                 calls, finished = await self._ask(tools)
                 usage = _usage(finished)
                 if not calls:
-                    talk.dispatch(ReplyFinished(turn_id, finished.reason, usage, finished.why, finished.opaque))
+                    opaque = bounded(finished.opaque)
+                    talk.dispatch(ReplyFinished(turn_id, finished.reason, usage, finished.why, opaque))
                     return
                 talk.dispatch(ToolsAsked(turn_id, tuple(calls), usage))
                 async with asyncio.TaskGroup() as running:
@@ -219,7 +220,8 @@ class Turn:
         if not call_id or call_id in self._call_ids:
             call_id = f"call_{uuid4().hex[:12]}"
         self._call_ids.add(call_id)
-        return ToolCall(call_id, well_formed(call.name)[:MOST_NAME_CHARS], well_formed(call.arguments))
+        name = well_formed(call.name)[:MOST_NAME_CHARS]
+        return ToolCall(call_id, name, well_formed(call.arguments), bounded(call.opaque))
 
 
 def _whole(finished: Finished | None) -> Finished:

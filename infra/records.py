@@ -29,7 +29,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """The row of one conversation.
 
     `epoch` counts how often the session was opened, from 1. `end_time`, `duration` (whole seconds from
-    the first opening to the last end) and `final_summary` are None while the session is open.
+    the first opening to the last end) and `final_summary` are None while the session is open. The tokens
+    are those of all turns up to the last end.
     """
 
     session_id: str
@@ -41,6 +42,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     duration: int | None = None
     final_summary: str | None = None
     container_id: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,6 +77,7 @@ class Settings(BaseModel):
     llm_model: str | None = None
     llm_timeout_seconds: float = Field(default=60, gt=0)
     llm_quirks: str = ""
+    llm_fallback: str = ""
     llm_max_tokens: int | None = Field(default=None, ge=1)
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
@@ -107,6 +108,21 @@ class Settings(BaseModel):
     def quirks(self) -> list[str]:
         """What is known of the model's service from the start; see `infra.llm.quirks`."""
         return [name.strip().lower() for name in self.llm_quirks.split(",") if name.strip()]
+
+    @property
+    def fallbacks(self) -> list[tuple[str, str]]:
+        """The (provider, model) pairs to ask where the first cannot be had."""
+        named = [name.strip() for name in self.llm_fallback.split(",") if name.strip()]
+        return [(provider, model) for provider, _, model in (name.partition("/") for name in named)]
+
+    def asking(self, provider: str, model: str) -> Self:
+        """The same settings, for this model.
+
+        Raises:
+            ValidationError: they do not suffice for it.
+        """
+        named = {"llm_provider": provider, "llm_model": model, "llm_fallback": ""}
+        return self.model_validate(self.model_dump(exclude_unset=True) | named)
 
     @property
     def model(self) -> str:
@@ -160,6 +176,10 @@ class Settings(BaseModel):
             raise ValueError("LLM_MODEL: needed with OPENAI_API_KEY or OPENAI_BASE_URL, for example gpt-4o-mini")
         if self.llm_provider == "anthropic" and not self.anthropic_api_key:
             raise ValueError("ANTHROPIC_API_KEY: needed when LLM_PROVIDER=anthropic")
+        for provider, model in self.fallbacks:
+            if provider not in ("demo", "openai", "anthropic") or not (model or provider == "demo"):
+                raise ValueError("LLM_FALLBACK: pairs as openai/gpt-4o-mini, separated by commas")
+            self.asking(provider, model)
         if wrong := [name for name in self.quirks if name not in QUIRKS]:
             raise ValueError(f"LLM_QUIRKS: {wrong[0]} is none of {', '.join(QUIRKS)}")
         if self.llm_provider == "anthropic" and not self.llm_model:

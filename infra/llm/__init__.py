@@ -18,7 +18,18 @@ __all__ = [
 
 
 def open_model(settings: Settings) -> Model:
-    """The model that the settings name. A provider's SDK is imported only if it is the chosen one."""
+    """The model that the settings name, with those that stand in for it."""
+    model = _open_one(settings)
+    if not settings.fallbacks:
+        return model
+    from infra.llm.fallback import FallbackModel
+
+    others = [(f"{each[0]}/{each[1]}", _open_one(settings.asking(*each))) for each in settings.fallbacks]
+    return FallbackModel([(settings.model, model), *others], settings.llm_timeout_seconds)
+
+
+def _open_one(settings: Settings) -> Model:
+    """One model. A provider's SDK is imported only if it is the chosen one."""
     if settings.llm_provider == "openai":
         from infra.llm.openai import OpenAIModel, ResponsesModel
 

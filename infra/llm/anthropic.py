@@ -19,8 +19,7 @@ class AnthropicModel(StreamedModel):
     """A `Model` behind `POST {base_url}/v1/messages` with `stream: true`."""
 
     def __init__(self, client: AsyncAnthropic, model: str, max_tokens: int | None, timeout: float) -> None:
-        super().__init__(client, anthropic.APIError, timeout)
-        self._model = model
+        super().__init__(model, client, anthropic.APIError, timeout)
         self._max_tokens = max_tokens
 
     @classmethod
@@ -46,5 +45,5 @@ class AnthropicModel(StreamedModel):
         return AnthropicReply()
 
     async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec], request: AsyncExitStack) -> Any:
-        body = build(self._model, messages, tools, self._max_tokens)
+        body = build(self._name, messages, tools, self._max_tokens)
         return await request.enter_async_context(self._client.messages.with_streaming_response.create(**body))

@@ -73,7 +73,8 @@ class Tokens(msgspec.Struct, frozen=True):
 class Finished(msgspec.Struct, frozen=True):
     """The last thing a stream yields: how the answer ended, and the tokens it took (0 if the provider does not say).
 
-    `why` is the provider's own word for a reason that cuts. `opaque` belongs to the answer's `Message`.
+    `why` is the provider's own word for a reason that cuts. `opaque` belongs to the answer's `Message`. `model` is the
+    name of the one that answered.
     """
 
     reason: FinishReason
@@ -83,6 +84,7 @@ class Finished(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     why: str = ""
     opaque: dict[str, Any] | None = None
+    model: str = ""
 
 
 Chunk = TextDelta | Reasoning | ToolCall | Finished

@@ -32,6 +32,28 @@ FILLER = (
     "stands, and what was said is kept."
 ).split()
 
+MARKDOWN = """\
+## What a page may get
+
+A reply may hold **bold** and *slanted* words, `code`, and [links](https://example.com).
+
+1. A list with numbers,
+2. whose second item has a list of its own:
+   - one,
+   - two.
+
+| month | value |
+|---|---|
+| Jan | 12 |
+| Feb | 15 |
+
+```python
+def greet(name: str) -> str:
+    return f"Hello, {name}!"
+```
+"""
+"""The reply to "show me markdown", for pages to be tried with."""
+
 
 class DemoModel:
     """A `Model` that reads keywords. `tokens_per_second` 0 means as fast as it can."""
@@ -69,6 +91,8 @@ def answer(messages: Sequence[Message], tools: set[str]) -> tuple[str, list[Tool
     if calls:
         opening = "I will look at the figures first." if analytical else "Sure, let me look that up!"
         return opening, calls
+    if "show me markdown" in question.lower():
+        return MARKDOWN, []
     if wanted := WANTED.search(question):
         return " ".join(islice(cycle(FILLER), min(int(wanted[1]), LONGEST_REPLY))), []
     return _talk(question, said[:-1], analytical), []

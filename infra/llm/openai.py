@@ -39,8 +39,7 @@ class OpenAIModel(StreamedModel):
         self, client: AsyncOpenAI, model: str, max_tokens: int | None, timeout: float, quirks: Sequence[str] = ()
     ) -> None:
         """`quirks` are what is known of the service from the start."""
-        super().__init__(client, openai.APIError, timeout)
-        self._model = model
+        super().__init__(model, client, openai.APIError, timeout)
         self._max_tokens = max_tokens
         self._quirks = {Quirk(name) for name in quirks}
 
@@ -59,7 +58,7 @@ class OpenAIModel(StreamedModel):
         tried: list[Quirk] = []
         while True:
             quirks = self._quirks | set(tried)
-            body = chat_request.build(self._model, messages, tools, self._max_tokens, quirks)
+            body = chat_request.build(self._name, messages, tools, self._max_tokens, quirks)
             try:
                 response = await request.enter_async_context(self._create(**body))
             except openai.APIStatusError as error:
@@ -72,7 +71,7 @@ class OpenAIModel(StreamedModel):
             if tried:
                 log.warning(
                     "the model is asked in another way from now on; LLM_QUIRKS says so at once",
-                    model=self._model,
+                    model=self._name,
                     quirks=[each.value for each in tried],
                 )
                 self._quirks |= set(tried)
@@ -87,8 +86,7 @@ class ResponsesModel(StreamedModel):
     """A `Model` behind `POST {base_url}/responses` with `stream: true`, and nothing kept there."""
 
     def __init__(self, client: AsyncOpenAI, model: str, max_tokens: int | None, timeout: float) -> None:
-        super().__init__(client, openai.APIError, timeout)
-        self._model = model
+        super().__init__(model, client, openai.APIError, timeout)
         self._max_tokens = max_tokens
 
     @classmethod
@@ -101,5 +99,5 @@ class ResponsesModel(StreamedModel):
         return responses.ResponsesReply()
 
     async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec], request: AsyncExitStack) -> Any:
-        body = responses.build(self._model, messages, tools, self._max_tokens)
+        body = responses.build(self._name, messages, tools, self._max_tokens)
         return await request.enter_async_context(self._client.responses.with_streaming_response.create(**body))

@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Protocol
 
 import httpx2
+from msgspec import structs
 
-from infra.llm.base import Chunk, Message, ModelError, Reasoning, ToolSpec
+from infra.llm.base import Chunk, Finished, Message, ModelError, Reasoning, ToolSpec
 from infra.llm.errors import model_error
 from infra.llm.sse import EventReader, TooLong
 from infra.patience import Patience
@@ -50,8 +51,9 @@ class Reply(Protocol):
 class StreamedModel:
     """A `Model` over HTTP. A provider says how it is asked, and how its reply reads."""
 
-    def __init__(self, client: Any, api_error: type[Exception], timeout: float) -> None:
+    def __init__(self, name: str, client: Any, api_error: type[Exception], timeout: float) -> None:
         """`client` is the provider's SDK, `api_error` its errors; a service may be silent for `timeout` seconds."""
+        self._name = name
         self._client = client
         self._api_error = api_error
         self._timeout = timeout
@@ -96,7 +98,7 @@ class StreamedModel:
                 for chunk in reply.add(_last(events, plain)):
                     yield chunk
         for last in reply.rest():
-            yield last
+            yield structs.replace(last, model=self._name) if type(last) is Finished else last
 
     async def close(self) -> None:
         """See `Model.close`."""

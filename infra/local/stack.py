@@ -4,6 +4,7 @@ It starts the halves by name, as the cloud does, and imports neither: the contai
 handler strings of `serverless.yml`.
 """
 
+import asyncio
 import http.client
 import importlib
 import logging
@@ -26,6 +27,7 @@ import boto3
 import yaml
 
 from infra.handoff import sqs_client
+from infra.llm.probe import try_model
 from infra.local.event_source import EventSource, Handler
 from infra.local.server import is_listening
 from infra.local.timer import Timer
@@ -99,6 +101,8 @@ def run(settings: Settings, stopping: threading.Event) -> int:
             ending.callback(timer.stop)
             timer.start()  # with what the last stack left open, if it was killed
             print(_welcome(settings), flush=True)
+            if settings.llm_provider != "demo":
+                print(f"  model {settings.model} {asyncio.run(try_model(settings))}", flush=True)
             while container.poll() is None and not stopping.wait(0.2):
                 pass
             timer.stop()

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from chat.conversation.inputs import (
+    End,
     Input,
     ModeFound,
     ReplyFinished,
@@ -321,7 +322,8 @@ async def test_thoughts_are_told_apart_from_the_answer(talk: Talk) -> None:
     model = ScriptedModel([Reasoning("A greeting."), Reasoning(""), "Hello", Finished("cut", 3, 2, 1, 1, "filter")])
     await a_turn(talk, model).run()
     usage = Usage(3, 2, 1, 1)
-    assert talk.told == [ThoughtCame("t", "A greeting."), *said("Hello"), ReplyFinished("t", "cut", usage, "filter")]
+    cut = ReplyFinished("t", "cut", usage, End("filter"))
+    assert talk.told == [ThoughtCame("t", "A greeting."), *said("Hello"), cut]
 
 
 async def test_a_provider_is_left_alone_for_as_long_as_it_asks(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:

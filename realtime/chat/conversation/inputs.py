@@ -91,14 +91,21 @@ class ToolAnswered(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
+class End(msgspec.Struct, frozen=True):
+    """What else is known of how a reply ended: see `infra.llm.Finished`."""
+
+    why: str = ""
+    opaque: dict[str, Any] | None = None
+    model: str = ""
+
+
 class ReplyFinished(msgspec.Struct, frozen=True):
     """The model ended its round with an answer."""
 
     turn_id: str
     reason: FinishReason
     usage: Usage
-    why: str = ""
-    opaque: dict[str, Any] | None = None
+    end: End = End()
 
 
 class TurnFailed(msgspec.Struct, frozen=True):

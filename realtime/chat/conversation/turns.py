@@ -15,6 +15,9 @@ from chat.conversation.state import Effects, IllegalInput, State
 from chat.protocol import frames as wire
 from infra.records import Mode
 
+NO_END = inputs.End()
+"""That of a turn whose model did not end it."""
+
 
 def mode_found(state: State, it: inputs.ModeFound) -> Effects:
     """Settle the session's mode by what the model answered, before it says anything else."""
@@ -79,7 +82,7 @@ def reply_finished(state: State, it: inputs.ReplyFinished) -> Effects:
         raise IllegalInput("the reply finished before its tools did")
     turn.add(it.usage)
     reason: wire.DoneReason = it.reason if it.reason in ("length", "cut") else "complete"
-    yield from _finish(state, turn, reason, it.why, it.opaque)
+    yield from _finish(state, turn, reason, it.end)
     yield from go_on(state)
 
 
@@ -128,29 +131,22 @@ def stop(state: State, reason: wire.DoneReason) -> Effects:
         yield from _finish(state, state.turn, reason)
 
 
-def close(
-    state: State, turn: OpenTurn, reason: wire.DoneReason, why: str = "", opaque: dict[str, Any] | None = None
-) -> Effects:
+def close(state: State, turn: OpenTurn, reason: wire.DoneReason, end: inputs.End = NO_END) -> Effects:
     """Tell and record how a turn ended; one that only waited has said nothing and used nothing."""
-    yield state.send(wire.Done(state.next_seq(), turn.turn_id, reason, turn.usage, why or None))
+    yield state.send(wire.Done(state.next_seq(), turn.turn_id, reason, turn.usage, end.why or None, end.model or None))
     metadata: dict[str, Any] = {"reason": reason, "usage": msgspec.to_builtins(turn.usage)}
     if reason in ("cancelled", "error", "cut"):
         metadata["interrupted"] = True
-    if why:
-        metadata["why"] = why
-    if opaque:
-        metadata["opaque"] = opaque
+    metadata |= {name: value for name, value in msgspec.structs.asdict(end).items() if value}
     yield state.record("assistant", turn.take_text(), turn.turn_id, metadata)
 
 
-def _finish(
-    state: State, turn: OpenTurn, reason: wire.DoneReason, why: str = "", opaque: dict[str, Any] | None = None
-) -> Effects:
+def _finish(state: State, turn: OpenTurn, reason: wire.DoneReason, end: inputs.End = NO_END) -> Effects:
     """End the running turn, whatever it was doing, so that the history it leaves is whole."""
     for call_id in list(turn.open_calls):
         yield from _close_call(state, turn, call_id, None, "stopped before it answered")
     state.turn = None
-    yield from close(state, turn, reason, why, opaque)
+    yield from close(state, turn, reason, end)
 
 
 def _close_call(state: State, turn: OpenTurn, call_id: str, result: Any, error: str | None) -> Effects:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import chain
 from typing import Generic, TypeVar
 
-from chat.backoff import backoff
 from chat.durability.shelf import Shelf
+from infra.backoff import backoff
 from infra.telemetry import get_logger
 
 T = TypeVar("T")

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from chat.backoff import backoff
 from chat.conversation.history import bytes_of
 from chat.durability.courier import FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS, Courier
 from chat.durability.drafts import Drafts, Speaker
 from chat.durability.shelf import Shelf
 from chat.durability.spool import Spool
 from chat.metrics import Metrics
+from infra.backoff import backoff
 from infra.records import Event, Mode, utc_now
 from infra.store import Store, StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable
 from infra.telemetry import get_logger

@@ -111,7 +111,8 @@ class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
 class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     """The turn is over; no more of its frames will come.
 
-    With reason `cut` the reply is not whole: `why` is the word of the model's provider for it.
+    With reason `cut` the reply is not whole: `why` is the word of the model's provider for it. `model` is the name of
+    the one that answered.
     """
 
     seq: int
@@ -119,6 +120,7 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     reason: DoneReason
     usage: Usage
     why: str | None = None
+    model: str | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):

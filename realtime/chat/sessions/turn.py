@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import msgspec
 
-from chat.backoff import backoff
 from chat.conversation.inputs import (
+    End,
     Input,
     ModeFound,
     ReplyFinished,
@@ -29,6 +29,7 @@ from chat.protocol.frames import ErrorCode, Usage
 from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
 from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
+from infra.backoff import backoff
 from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import bounded, well_formed
 from infra.patience import Patience
@@ -104,8 +105,8 @@ class Turn:
                 calls, finished = await self._ask(tools)
                 usage = _usage(finished)
                 if not calls:
-                    opaque = bounded(finished.opaque)
-                    talk.dispatch(ReplyFinished(turn_id, finished.reason, usage, finished.why, opaque))
+                    end = End(finished.why, bounded(finished.opaque), finished.model)
+                    talk.dispatch(ReplyFinished(turn_id, finished.reason, usage, end))
                     return
                 talk.dispatch(ToolsAsked(turn_id, tuple(calls), usage))
                 async with asyncio.TaskGroup() as running:

@@ -277,6 +277,8 @@ async def test_the_schema_has_the_columns_that_were_promised(store: SqliteStore,
         ("announced", "INTEGER", False),
         ("announced_at", "TEXT", False),
         ("mode", "TEXT", False),
+        ("input_tokens", "INTEGER", False),
+        ("output_tokens", "INTEGER", False),
     ]
     assert columns(path, "events") == [
         ("id", "INTEGER", True),

@@ -1,0 +1,31 @@
+"""The model is tried once at the start: what is wrong with it is said in words."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.llm.probe import try_model
+from tests.conftest import make_settings
+from tests.infra.llm.test_openai import provider
+from tests.infra.llm.test_strict import Strict
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (None, "answers"),
+        ((401, "sk-secret"), "FAILS: The model's service does not accept the server's key. (HTTP 401)"),
+        ((404, "no such model"), "FAILS: The model's service does not know this model. (HTTP 404)"),
+    ],
+)
+async def test_what_the_provider_says(refusal: tuple[int, str] | None, said: str) -> None:
+    """In our own words, with the status; a key that is quoted stays out."""
+    async with Strict(lambda body: refusal) as service:
+        assert await try_model(make_settings(Path(), **provider(service.base_url))) == said
+    assert len(service.bodies) == 1
+
+
+async def test_nobody_is_there() -> None:
+    """It is told, and stops no start."""
+    said = await try_model(make_settings(Path(), **provider("http://127.0.0.1:9/v1")))
+    assert said == "FAILS: The model's service cannot be reached or failed."

@@ -13,7 +13,7 @@ from infra.llm.anthropic_request import build
 from infra.llm.base import Chunk
 from infra.settings import SettingsError, load_settings
 from tests.conftest import Serve, make_settings
-from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, Service
+from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, Service, unnamed
 from tests.infra.llm.test_strict import Strict
 from tests.support.aimock import API_KEY, AIMock, run_aimock
 from tests.support.client import PATIENCE, ChatClient
@@ -188,7 +188,7 @@ async def heard(*steps: Any) -> tuple[list[Chunk], ModelError | None]:
         try:
             async for chunk in model.stream(HELLO, [WEATHER]):
                 if chunk != Reasoning(""):
-                    chunks.append(chunk)  # noqa: PERF401 - what came before an error counts
+                    chunks.append(unnamed(chunk))  # noqa: PERF401 - what came before an error counts
         except ModelError as error:
             return chunks, error
     return chunks, None

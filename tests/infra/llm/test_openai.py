@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pytest
+from msgspec import structs
 
 from infra.llm import Finished, Message, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
@@ -61,6 +62,11 @@ async def model_at(base_url: str, **changed: Any) -> AsyncIterator[OpenAIModel]:
         await model.close()
 
 
+def unnamed(chunk: Chunk) -> Chunk:
+    """The chunk without the name of the model that gave it, which the tests of fallbacks look at."""
+    return structs.replace(chunk, model="") if isinstance(chunk, Finished) else chunk
+
+
 class Answer:
     """All that came of one call: the chunks, and the error that ended them, if any."""
 
@@ -76,7 +82,7 @@ class Answer:
             async with asyncio.timeout(PATIENCE):
                 async for chunk in model.stream(messages, tools or []):
                     if chunk != Reasoning(""):  # it is at work
-                        answer.chunks.append(chunk)
+                        answer.chunks.append(unnamed(chunk))
         except ModelError as error:
             answer.error = error
         return answer

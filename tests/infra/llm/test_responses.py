@@ -12,7 +12,7 @@ from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta
 from infra.llm.base import Chunk
 from infra.llm.responses import build
 from tests.conftest import Serve, make_settings
-from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, Service
+from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, Service, unnamed
 from tests.support.aimock import API_KEY, AIMock, run_aimock
 from tests.support.client import PATIENCE, ChatClient
 
@@ -130,7 +130,7 @@ async def heard(*steps: bytes) -> tuple[list[Chunk], ModelError | None]:
         try:
             async for chunk in model.stream(HELLO, [WEATHER]):
                 if chunk != Reasoning(""):
-                    chunks.append(chunk)  # noqa: PERF401 - what came before an error counts
+                    chunks.append(unnamed(chunk))  # noqa: PERF401 - what came before an error counts
         except ModelError as error:
             return chunks, error
     return chunks, None

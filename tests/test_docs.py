@@ -14,6 +14,7 @@ from chat.sessions import outbox, turn
 from chat.tools import registry
 from chat.web import api, connection, endpoint, http, pages
 from functions.summary import prompt
+from infra.llm import base, sse
 from infra.settings import Settings
 from infra.store.base import MOST_COUNTED
 from tests.conftest import Serve
@@ -21,7 +22,7 @@ from tests.system.browser import open_browser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "realtime/PROTOCOL.md", "infra/RUNBOOK.md"]
-DOCUMENTS += ["infra/aws/README.md", "infra/supabase/README.md", "infra/SECURITY.md"]
+DOCUMENTS += ["infra/PROVIDERS.md", "infra/aws/README.md", "infra/supabase/README.md", "infra/SECURITY.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -86,6 +87,8 @@ def test_the_bounds_are_as_written() -> None:
         f"| {journal.MOST_SESSION_BYTES // mib} MiB of a session; {journal.MOST_BYTES // mib} MiB and "
         f"`JOURNAL_MAX_EVENTS` {defaults.journal_max_events:,} in all |",
         f"| {turn.MOST_REPLY_CHARS // kib} Ki characters;",
+        f"| {base.MOST_OPAQUE_BYTES // kib} KiB | not kept |",
+        f"| {sse.MOST_LINE_BYTES // mib} MiB | the turn fails | `infra/llm/sse.py` |",
         f"| {registry.MOST_ARGUMENT_CHARS // kib} Ki characters | the turn fails |",
         f"| {registry.MAX_RESULT_BYTES // kib} KiB, {registry.MOST_PROBLEM_CHARS:,} characters |",
         f"| {routing.ROUTED_CHARS:,} characters |",

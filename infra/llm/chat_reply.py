@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from infra.llm import chat_chunks
 from infra.llm.base import Chunk, Finished, FinishReason, ModelError, Reasoning, TextDelta, Tokens, well_formed
 from infra.llm.calls import Calls
+from infra.llm.chat_chunks import read
 from infra.llm.errors import broke_off, failure
 from infra.llm.thinking import Thinking
 
@@ -55,7 +55,7 @@ class ChatReply:
             if data.strip() == b"[DONE]":
                 self.is_over = True
                 continue
-            said = chat_chunks.read(data)
+            said = read(data)
             if said is None:
                 self._pass_over()
                 continue

@@ -8,10 +8,12 @@ from typing import Any
 import openai
 from openai import AsyncOpenAI
 
-from infra.llm import chat_request, responses
 from infra.llm.base import Message, ToolSpec
 from infra.llm.chat_reply import ChatReply
+from infra.llm.chat_request import build
 from infra.llm.quirks import Quirk, suspects
+from infra.llm.responses import ResponsesReply
+from infra.llm.responses import build as build_response
 from infra.llm.streamed import Reply, StreamedModel, limits, timeouts
 from infra.settings import Settings
 from infra.telemetry import get_logger
@@ -58,7 +60,7 @@ class OpenAIModel(StreamedModel):
         tried: list[Quirk] = []
         while True:
             quirks = self._quirks | set(tried)
-            body = chat_request.build(self._name, messages, tools, self._max_tokens, quirks)
+            body = build(self._name, messages, tools, self._max_tokens, quirks)
             try:
                 response = await request.enter_async_context(self._create(**body))
             except openai.APIStatusError as error:
@@ -96,8 +98,8 @@ class ResponsesModel(StreamedModel):
         return cls(openai_client(settings), settings.llm_model, settings.llm_max_tokens, settings.llm_timeout_seconds)
 
     def _reply(self, tools: Sequence[ToolSpec]) -> Reply:
-        return responses.ResponsesReply()
+        return ResponsesReply()
 
     async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec], request: AsyncExitStack) -> Any:
-        body = responses.build(self._name, messages, tools, self._max_tokens)
+        body = build_response(self._name, messages, tools, self._max_tokens)
         return await request.enter_async_context(self._client.responses.with_streaming_response.create(**body))

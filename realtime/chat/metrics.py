@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from chat.protocol.frames import CloseCode, DoneReason, ErrorCode
+from chat.protocol.frames import CloseCode, DoneReason, ErrorCode, Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format, as its documentation names it."""
@@ -31,6 +31,10 @@ OPENING_REFUSALS = (
     ErrorCode.STORE_UNAVAILABLE,
     ErrorCode.INTERNAL,
 )
+MODEL_ERRORS = tuple(code.value for code in ErrorCode if code.value.startswith("model_"))
+TOKEN_KINDS = ("input", "output", "cached", "reasoning")
+UNNAMED = "(unnamed)"
+"""Stands for a model that does not say its name, as the demo."""
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 """In seconds: from what feels instant to when people have left."""
 SPEED_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 150.0, 200.0, 500.0, 1000.0)
@@ -76,6 +80,19 @@ class Metrics:
             "tool",
             "outcome",
         )
+        self.tokens = self._counter(
+            "realtime_tokens",
+            "Tokens as the provider counts them, by model and kind; cached ones are input, reasoning ones output.",
+            "model",
+            "kind",
+        )
+        for kind in TOKEN_KINDS:
+            self.tokens.labels(UNNAMED, kind)
+        self.model_errors = self._counter(
+            "realtime_model_errors", "Calls of the model that failed for good, by the error that clients got.", "code"
+        )
+        for code in MODEL_ERRORS:
+            self.model_errors.labels(code)
         for reason in get_args(DoneReason):
             self.turns.labels(reason)
 
@@ -141,6 +158,12 @@ class Metrics:
         for name in (*tools, UNKNOWN_TOOL):
             for outcome in get_args(Outcome):
                 self.tool_calls.labels(name, outcome)
+
+    def used(self, model: str, usage: Usage) -> None:
+        """Count the tokens of one answer. The models are those of the settings."""
+        for kind in TOKEN_KINDS:
+            if number := getattr(usage, f"{kind}_tokens"):
+                self.tokens.labels(model or UNNAMED, kind).inc(number)
 
     def closed(self, code: int) -> None:
         """Count an open socket as closed."""

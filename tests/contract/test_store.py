@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from infra.records import Event, Orphan, Role, Session, UserStats
 from infra.store import NotYours, Store, StoreError, StoreRefused
@@ -92,6 +93,8 @@ async def test_reopening_raises_the_epoch_and_clears_the_end(store: Store) -> No
         start_time=DAWN,
         mode="casual",
         container_id="box-2",
+        input_tokens=0,
+        output_tokens=0,
     )
     assert await store.session(first.session_id) == again
 
@@ -320,11 +323,35 @@ async def test_the_end_is_written_once(store: Store) -> None:
         duration=90,
         final_summary="All said.",
         container_id="box-1",
+        input_tokens=0,
+        output_tokens=0,
     )
     assert await store.session(session.session_id) == finished
     later = ended_at + MINUTE
     assert await store.finish_session(session.session_id, 1, ended_at=later, summary="Again.") is False
     assert await store.session(session.session_id) == finished
+
+
+async def test_the_end_counts_the_tokens(store: Store) -> None:
+    """Those of every turn's last event, whatever else stands where a usage should."""
+    session = await an_open_session(store)
+    usages: list[Any] = [
+        {"input_tokens": 30, "output_tokens": 7},
+        {"input_tokens": 12, "output_tokens": 5},
+        "odd",
+        {},
+        None,
+    ]
+    events = [
+        an_event(session.session_id, role="assistant", metadata={"reason": "complete", "usage": usage})
+        for usage in usages
+    ]
+    await store.append([*events, an_event(session.session_id)])
+    last = max(event.timestamp for event in events) + MINUTE
+    assert await store.finish_session(session.session_id, 1, ended_at=last, summary="All said.")
+    row = await store.session(session.session_id)
+    assert row
+    assert (row.input_tokens, row.output_tokens) == (42, 12)
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])
@@ -351,7 +378,7 @@ async def test_a_late_event_opens_an_ended_session_again(store: Store) -> None:
         await store.finish_session(session.session_id, 1, ended_at=DAWN + MINUTE, summary="Not whole.")
     event = an_event(late.session_id, timestamp=DAWN + 2 * MINUTE)
     await store.append([event, an_event(other.session_id, timestamp=DAWN + MINUTE)])
-    assert await store.session(late.session_id) == late
+    assert await store.session(late.session_id) == structs.replace(late, input_tokens=0, output_tokens=0)
     unchanged = await store.session(other.session_id)
     assert unchanged
     assert unchanged.final_summary == "Not whole."

@@ -103,7 +103,7 @@ class Turn:
                 # After the last round the model gets no tools: it must answer with what it has.
                 tools = self._kit.tools.specs() if round_number < self._kit.max_tool_rounds else []
                 calls, finished = await self._ask(tools)
-                usage = _usage(finished)
+                usage = self._used(finished)
                 if not calls:
                     end = End(finished.why, bounded(finished.opaque), finished.model)
                     talk.dispatch(ReplyFinished(turn_id, finished.reason, usage, end))
@@ -113,6 +113,7 @@ class Turn:
                     for call in calls:
                         running.create_task(self._answer(call))
         except ModelError as error:
+            self._kit.metrics.model_errors.labels(error.code).inc()
             log.warning("model failed", code=error.code, cause=_name(error), detail=error.detail)
             talk.dispatch(TurnFailed(turn_id, error.code, str(error)))
         except Exception:
@@ -180,6 +181,12 @@ class Turn:
             self._pace.fell_silent(shown, to_call=bool(calls))
         return calls, finished
 
+    def _used(self, finished: Finished) -> Usage:
+        """The tokens of one round, counted."""
+        usage = Usage(finished.input_tokens, finished.output_tokens, finished.cached_tokens, finished.reasoning_tokens)
+        self._kit.metrics.used(finished.model, usage)
+        return usage
+
     def _think(self, text: str) -> int:
         """Pass a thought on, if there is one: without it the provider only says that it is at work. Its length."""
         if text:
@@ -229,10 +236,6 @@ def _whole(finished: Finished | None) -> Finished:
     if finished is None:
         raise ModelError("model_unavailable", "The model's answer broke off.", retryable=True)
     return finished
-
-
-def _usage(finished: Finished) -> Usage:
-    return Usage(finished.input_tokens, finished.output_tokens, finished.cached_tokens, finished.reasoning_tokens)
 
 
 def _name(error: ModelError) -> str:

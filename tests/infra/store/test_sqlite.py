@@ -334,7 +334,14 @@ async def test_a_file_from_before_modes_had_any_name_keeps_everything(path: Path
         db.row_factory = sqlite3.Row
         changed = db.execute("UPDATE sessions SET mode = 'analytical' WHERE mode = 'support' RETURNING session_id")
         assert [row["session_id"] for row in changed] == ["one"]
-        assert [each for each in contents(db) if "sessions_by_user" not in each] == [
+        new = {"input_tokens": None, "output_tokens": None}
+        now = [
+            {name: value for name, value in each.items() if (name, value) not in new.items()}
+            if isinstance(each, dict)
+            else each
+            for each in contents(db)
+        ]
+        assert [each for each in now if "sessions_by_user" not in each] == [
             each for each in was if "sessions_by_user" not in each
         ]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []

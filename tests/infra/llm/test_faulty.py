@@ -25,10 +25,7 @@ from tests.support.client import PATIENCE, ChatClient
 from tests.support.spooled import until
 
 EMOJI = f"data: {json.dumps(chunk({'content': 'a🎉'}), ensure_ascii=False)}\n\n".encode()
-CALL = (
-    b"data: %s\n\n"
-    % json.dumps(call_piece(index=0, id="c1", function={"name": "weather", "arguments": '{"ci'})).encode()
-)
+HALF = call_piece(index=0, id="c1", function={"name": "weather", "arguments": '{"ci'})
 POINTS: dict[str, tuple[Step, ...]] = {
     "before the headers": (),
     "behind the headers": (b"",),

@@ -81,6 +81,7 @@ class Living(RuleBasedStateMachine):
                 "chat.sessions.registry", Conversation=self._converse, OPEN_SECONDS=0.05, LAST_SAVED_SECONDS=0.01
             )
         )
+        enter(patch("chat.sessions.opening.OPEN_SECONDS", 0.05))
         enter(patch.multiple("chat.durability.courier", FIRST_RETRY_SECONDS=0.0001, MOST_RETRY_SECONDS=0.002))
         enter(patch.multiple("chat.durability.journal", GATHER_SECONDS=0.0005, MOST_GATHER_SECONDS=0.001))
         enter(patch("chat.sessions.turn.backoff", return_value=0))

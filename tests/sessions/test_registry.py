@@ -229,7 +229,7 @@ async def test_what_cannot_be_read_is_not_opened(house: House, monkeypatch: pyte
 
     await house.sqlite.open_session("s", "u", at=utc_now(), container_id="box")
     with monkeypatch.context() as patch:
-        patch.setattr("chat.sessions.registry.OPEN_SECONDS", 0.01 if hangs else PATIENCE)
+        patch.setattr("chat.sessions.opening.OPEN_SECONDS", 0.01 if hangs else PATIENCE)
         patch.setattr(house.store, "latest_events", fail)
         refused = await house.refusal()
     assert (refused.code, refused.retry_after) == (ErrorCode.STORE_UNAVAILABLE, 2)

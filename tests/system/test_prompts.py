@@ -98,7 +98,7 @@ async def test_the_model_names_the_mode(serve: Serve, by_model: Path) -> None:
             ready = await again.next()
             await said(again, "hello again")
     assert (mode_of(client), ready["mode"]) == ("support", "support")
-    assert done["usage"] == {"input_tokens": 21, "output_tokens": 2}
+    assert done["usage"] == {"input_tokens": 21, "output_tokens": 2, "cached_tokens": 0, "reasoning_tokens": 0}
     assert "support: orders and refunds\ngeneral" in model.calls[0][0].content
     assert [call[0].content for call in model.calls[1:]] == ["You help with orders."] * 3
 

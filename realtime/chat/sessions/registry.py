@@ -13,19 +13,17 @@ from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.protocol.frames import CloseCode, ErrorCode
 from chat.sessions.door import Departure, Refused, not_yours
+from chat.sessions.opening import OPEN_SECONDS, Opening
 from chat.sessions.outbox import Outbox
 from chat.sessions.session import Session
 from chat.sessions.turn import TurnKit
 from chat.sessions.watch import Watch
 from chat.tools.registry import ToolContext
-from infra.records import EndReason, Event, SessionEnded, utc_now
-from infra.records import Session as SessionRow
+from infra.records import EndReason, SessionEnded, utc_now
 from infra.settings import Settings
-from infra.store import NotYours, Store, StoreError
+from infra.store import Store
 from infra.telemetry import get_logger
 
-OPEN_SECONDS = 10.0
-"""How long a client waits for its session to be opened before it is told to come back."""
 LAST_SAVED_SECONDS = 2.0
 """How long a client that is sent away is kept waiting for the news that its last events are stored."""
 ANNOUNCED_SECONDS = 5.0
@@ -56,7 +54,7 @@ class Sessions:
         self._prompts = prompts
         self._endings = endings
         self._settings = settings
-        self._container_id = container_id
+        self._reader = Opening(store, journal, history_events=settings.history_events, container_id=container_id)
         self._opening: dict[tuple[str, str], asyncio.Task[Session]] = {}
         self._live: dict[str, Session] = {}
         self._lingering: dict[str, asyncio.TimerHandle | asyncio.Task[None]] = {}
@@ -199,7 +197,7 @@ class Sessions:
     async def _open(self, session_id: str, user_id: str) -> Session:
         settings = self._settings
         try:
-            row, events = await self._load(session_id, user_id)
+            row, events = await self._reader.open(session_id, user_id, lambda: self._leaving.get(session_id))
             conversation = Conversation(
                 row,
                 History(events, settings.history_events),
@@ -220,21 +218,6 @@ class Sessions:
         log.info("session opened", session_id=session_id, epoch=row.epoch)
         return session
 
-    async def _load(self, session_id: str, user_id: str) -> tuple[SessionRow, list[Event]]:
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                if leaving := self._leaving.get(session_id):
-                    await asyncio.wait([leaving])  # its last events must be stored before they are read
-                await self._journal.caught_up(session_id)  # those that an earlier process left, too
-                events = await self._latest_events(session_id)
-                # Last, because it raises the epoch: a session opened and then given up would never be ended.
-                row = await self._store.open_session(session_id, user_id, at=utc_now(), container_id=self._container_id)
-        except NotYours:
-            raise not_yours() from None
-        except (StoreError, TimeoutError) as error:
-            raise _cannot_be_read(session_id, error) from error
-        return row, events
-
     async def reload(self, session: Session) -> None:
         """Read back what a session gave up when memory was short, if it did.
 
@@ -250,16 +233,7 @@ class Sessions:
         await asyncio.shield(self._reloading[session.session_id])
 
     async def _reload(self, session: Session) -> None:
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                events = await self._latest_events(session.session_id)
-        except (StoreError, TimeoutError) as error:
-            raise _cannot_be_read(session.session_id, error) from error
-        session.dispatch(Reloaded(events))
-
-    async def _latest_events(self, session_id: str) -> list[Event]:
-        # One more than the conversation keeps, which tells it that there are earlier ones.
-        return await self._store.latest_events(session_id, limit=self._settings.history_events + 1)
+        session.dispatch(Reloaded(await self._reader.read_again(session.session_id)))
 
     def _linger(self, session: Session, seconds: float, reason: EndReason = "dropped") -> None:
         timer = asyncio.get_running_loop().call_later(seconds, self._end, session, reason)
@@ -286,9 +260,3 @@ class Sessions:
         await self._journal.settled()
         if self._endings:
             self._endings.put(ended)
-
-
-def _cannot_be_read(session_id: str, error: Exception) -> Refused:
-    log.warning("session cannot be opened", session_id=session_id, cause=str(error) or "timeout")
-    message = "The conversation cannot be opened at the moment; nothing is lost."
-    return Refused(CloseCode.STORE_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, message, 2)

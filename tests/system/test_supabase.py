@@ -5,9 +5,11 @@ from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 from structlog.testing import capture_logs
 
@@ -18,7 +20,7 @@ from infra.records import Event, SessionEnded, utc_now
 from infra.store.supabase import SupabaseStore
 from tests.conftest import Serve
 from tests.support.client import ChatClient
-from tests.support.gateway import BAD_GATEWAY, Answer, Cut, Gateway, too_many
+from tests.support.gateway import BAD_GATEWAY, Answer, Cut, Gateway, a_gateway, too_many
 from tests.support.supabase import Supabase, a_lite, fresh, fresh_database, open_store
 
 
@@ -215,3 +217,28 @@ async def test_a_summary_takes_one_read_and_one_write(supabase: Supabase, gatewa
         "POST /rest/v1/rpc/finish_session": 10,
     }
     assert all(what.startswith("GET") for _, what in gateway.seen[:5]), "one after the other"
+
+
+async def test_a_table_of_ones_own_makes_no_relationship_ambiguous(postgres: Postgres) -> None:
+    """Where it references both sessions and events, PostgREST asks which is meant: the request names it, as it is named.
+
+    `@supabase/lite` does not ask, so it is the request that is looked at, and the constraint in the database.
+    """
+    url = fresh_database(postgres)
+    with psycopg.connect(url, autocommit=True) as database, ExitStack() as ending:
+        database.execute(
+            "CREATE TABLE feedback (session_id text REFERENCES sessions, event_id uuid REFERENCES events (event_id))"
+        )
+        of_events = "SELECT conname FROM pg_constraint WHERE conrelid = 'events'::regclass AND contype = 'f'"
+        named = database.execute(of_events)
+        (constraint,) = (name for (name,) in named)
+        lite = a_lite(url, ending)
+        async with a_gateway(lite.url) as gateway:
+            store = await open_store(gateway.url, lite.service_key)
+            await store.open_session("s", "u", at=utc_now(), container_id="box")
+            found = await store.transcript("s", limit=10)
+            await store.close()
+    assert found
+    assert found[0].session_id == "s"
+    asked = [unquote(path) for _, path in gateway.seen if "select=" in path and "session_id=eq.s" in path]
+    assert [f"events!{constraint}(" in path for path in asked] == [True]

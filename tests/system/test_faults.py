@@ -216,7 +216,6 @@ async def test_a_full_journal_refuses_messages_but_keeps_what_it_took(
             await client.say("second", message_id="m2")
             error = await client.until("error")
             assert (error["code"], error["message_id"], error["retry_after"]) == ("store_unavailable", "m2", 5.0)
-            assert "cannot store messages" in error["message"]
         await client.until("saved", through=done["seq"])
         await client.say("second", message_id="m2")
         await client.until("done", reason="complete")

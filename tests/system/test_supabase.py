@@ -220,7 +220,7 @@ async def test_a_summary_takes_one_read_and_one_write(supabase: Supabase, gatewa
 
 
 async def test_a_table_of_ones_own_makes_no_relationship_ambiguous(postgres: Postgres) -> None:
-    """Where it references both sessions and events, PostgREST asks which is meant: the request names it, as it is named.
+    """Where it references both sessions and events, PostgREST asks which is meant: the request names it.
 
     `@supabase/lite` does not ask, so it is the request that is looked at, and the constraint in the database.
     """

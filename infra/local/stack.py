@@ -102,7 +102,7 @@ def run(settings: Settings, stopping: threading.Event) -> int:
             timer.start()  # with what the last stack left open, if it was killed
             print(_welcome(settings), flush=True)
             if settings.llm_provider != "demo":
-                print(f"  model {settings.model} {asyncio.run(try_model(settings))}", flush=True)
+                print(f"  model {settings.model}: {asyncio.run(try_model(settings))}", flush=True)
             while container.poll() is None and not stopping.wait(0.2):
                 pass
             timer.stop()

@@ -1,7 +1,7 @@
 """`AnthropicModel` over real HTTP: against aimock, which speaks Anthropic's protocol too, and recorded events."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,10 @@ from infra.settings import SettingsError, load_settings
 from tests.conftest import Serve, make_settings
 from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, Service, unnamed
 from tests.infra.llm.test_strict import Strict
-from tests.support.aimock import API_KEY, AIMock, run_aimock
+from tests.support.aimock import API_KEY, AIMock
 from tests.support.client import PATIENCE, ChatClient
 
 CALL = ToolCall("c1", "weather", '{"city":"Rome"}')
-
-
-@pytest.fixture(scope="module")
-def aimock_process() -> Iterator[AIMock]:
-    """One aimock for all tests."""
-    with run_aimock() as running:
-        yield running
-
-
-@pytest.fixture
-def aimock(aimock_process: AIMock) -> AIMock:
-    """An aimock that knows no answers yet."""
-    aimock_process.reset()
-    return aimock_process
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the developer's machine has no part in this."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def provider(base_url: str, **changed: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ not what they should be, or tell when the client closed the connection.
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,31 +19,11 @@ from infra.llm import Finished, Message, ModelError, Reasoning, TextDelta, ToolC
 from infra.llm.base import Chunk
 from infra.llm.openai import OpenAIModel
 from tests.conftest import Serve, make_settings
-from tests.support.aimock import API_KEY, AIMock, run_aimock
+from tests.support.aimock import API_KEY, AIMock
 from tests.support.client import PATIENCE, ChatClient
 
 HELLO = [Message("user", "hello")]
 WEATHER = ToolSpec("weather", "Tell the weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
-
-
-@pytest.fixture(scope="session")
-def aimock_process() -> Iterator[AIMock]:
-    """One aimock for all tests."""
-    with run_aimock() as running:
-        yield running
-
-
-@pytest.fixture
-def aimock(aimock_process: AIMock) -> AIMock:
-    """An aimock that knows no answers yet."""
-    aimock_process.reset()
-    return aimock_process
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the developer's machine has no part in this."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def provider(base_url: str, **changed: Any) -> dict[str, Any]:

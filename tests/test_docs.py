@@ -65,6 +65,12 @@ async def test_the_browser_example_runs(serve: Serve) -> None:
         await expect(page.locator("body")).to_contain_text("Happy to chat about", timeout=10_000)
 
 
+def test_the_recordings_are_as_many_as_written() -> None:
+    """What PROVIDERS.md says was tried is there."""
+    recorded = len(list((ROOT / "tests" / "events" / "providers").glob("*.json")))
+    assert f"{recorded} recorded streams" in (ROOT / "infra" / "PROVIDERS.md").read_text(encoding="utf-8")
+
+
 def test_the_bounds_are_as_written() -> None:
     """What SECURITY.md says a stranger may take is what the code lets them take."""
     written = (ROOT / "infra" / "SECURITY.md").read_text(encoding="utf-8")

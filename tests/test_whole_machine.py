@@ -84,7 +84,7 @@ class Living(RuleBasedStateMachine):
         enter(patch("chat.sessions.opening.OPEN_SECONDS", 0.05))
         enter(patch.multiple("chat.durability.courier", FIRST_RETRY_SECONDS=0.0001, MOST_RETRY_SECONDS=0.002))
         enter(patch.multiple("chat.durability.journal", GATHER_SECONDS=0.0005, MOST_GATHER_SECONDS=0.001))
-        enter(patch("chat.sessions.turn.backoff", return_value=0))
+        enter(patch("infra.llm.retries.backoff", return_value=0))
         enter(patch("chat.conversation.machine.READY_CHARS", 2**40))
         self.settings = make_settings(
             self.folder,

@@ -12,7 +12,7 @@ with cold.imports():
     from functions.summary.app import create_app
     from functions.summary.sqs import SqsBatch
     from functions.summary.summarize import Summarizer
-    from infra.llm import open_model
+    from infra.llm import open_one
     from infra.settings import Settings
     from infra.store import open_store
 
@@ -41,6 +41,6 @@ class _Opened:
 
     async def summarizer(self) -> Summarizer:
         if self._summarizer is None:
-            model = None if self._settings.llm_provider == "demo" else open_model(self._settings)
+            model = None if self._settings.llm_provider == "demo" else open_one(self._settings)
             self._summarizer = Summarizer(await open_store(self._settings), model)
         return self._summarizer

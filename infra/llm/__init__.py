@@ -14,22 +14,26 @@ __all__ = [
     "ToolCall",
     "ToolSpec",
     "open_model",
+    "open_one",
 ]
 
 
 def open_model(settings: Settings) -> Model:
-    """The model that the settings name, with those that stand in for it."""
-    model = _open_one(settings)
+    """The model that the settings name, with those that stand in for it: the container's."""
+    model = open_one(settings)
     if not settings.fallbacks:
         return model
     from infra.llm.fallback import FallbackModel
 
-    others = [(f"{each[0]}/{each[1]}", _open_one(settings.asking(*each))) for each in settings.fallbacks]
+    others = [(f"{each[0]}/{each[1]}", open_one(settings.asking(*each))) for each in settings.fallbacks]
     return FallbackModel([(settings.model, model), *others], settings.llm_timeout_seconds)
 
 
-def _open_one(settings: Settings) -> Model:
-    """One model. A provider's SDK is imported only if it is the chosen one."""
+def open_one(settings: Settings) -> Model:
+    """That model alone, asked once a call: the function's, which pays for a session at most twice.
+
+    A provider's SDK is imported only if it is the chosen one.
+    """
     if settings.llm_provider == "openai":
         from infra.llm.openai import OpenAIModel, ResponsesModel
 
@@ -38,7 +42,7 @@ def _open_one(settings: Settings) -> Model:
         try:
             from infra.llm.anthropic import AnthropicModel
         except ModuleNotFoundError:
-            raise SettingsError("LLM_PROVIDER: anthropic is not part of the function's package; see README") from None
+            raise SettingsError("LLM_PROVIDER: anthropic is not part of this package; see infra/PROVIDERS.md") from None
         return AnthropicModel.from_settings(settings)
     from infra.llm.demo import DemoModel
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 
-from infra.llm.base import Chunk, Finished, FinishReason, ModelError, Reasoning, TextDelta, ToolCall
+from infra.llm.base import Chunk, Finished, FinishReason, ModelError, Reasoning, ToolCall
 from infra.llm.calls import sensible
 from infra.llm.errors import broke_off, failure
+from infra.llm.events import read, tell
 
 STOP_REASONS: dict[str, FinishReason] = {
     "end_turn": "complete",
@@ -67,16 +68,15 @@ class AnthropicReply:
         """See `streamed.Reply.add`."""
         chunks: list[Chunk] = []
         for data in events:
-            try:
-                event = _decoder.decode(data)
-            except (msgspec.DecodeError, RecursionError):
+            event = read(_decoder, data)
+            if event is None:
                 continue  # nonsense between good events
             if event.type == "content_block_delta" and event.delta:
                 self._add_delta(event.index, event.delta, chunks)
             elif event.type == "content_block_start" and event.content_block:
                 self._blocks[event.index] = event.content_block
                 if text := event.content_block.get("text"):
-                    _tell(str(text), chunks)
+                    tell(str(text), chunks)
             elif event.type == "error":
                 self.failed = failure(event.error)
                 break
@@ -107,7 +107,7 @@ class AnthropicReply:
 
     def _add_delta(self, index: int, delta: _Delta, chunks: list[Chunk]) -> None:
         if delta.type == "text_delta":
-            _tell(delta.text, chunks)
+            tell(delta.text, chunks)
         elif delta.type == "input_json_delta":
             self._arguments.setdefault(index, []).append(delta.partial_json)
         elif delta.type == "thinking_delta":
@@ -133,11 +133,3 @@ class AnthropicReply:
                 pieces = self._arguments.get(index) or [msgspec.json.encode(block.get("input") or {}).decode()]
                 for text in sensible(pieces):
                     yield ToolCall(str(block.get("id") or ""), str(block.get("name") or ""), text)
-
-
-def _tell(text: str, chunks: list[Chunk]) -> None:
-    last = chunks[-1] if chunks else None
-    if type(last) is TextDelta:
-        chunks[-1] = TextDelta(last.text + text, last.pieces + 1)
-    elif text:
-        chunks.append(TextDelta(text))

@@ -64,7 +64,7 @@ def read(data: bytes) -> Said | None:
     """
     try:
         chunk = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # msgspec's own are ValueErrors, and bytes in a text are UnicodeDecodeErrors
         return _read_anything(data)
     if len(chunk.choices) == 1 and chunk.usage in _NULL and chunk.error is None and chunk.x_groq is None:
         choice = chunk.choices[0]

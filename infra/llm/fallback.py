@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from infra.backoff import backoff
-from infra.llm.base import Chunk, Message, Model, ModelError, TextDelta, ToolCall, ToolSpec
+from infra.llm.base import Chunk, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.errors import unavailable
+from infra.llm.retries import Retries
 from infra.telemetry import get_logger
 
-ATTEMPTS = 3
-"""How often one model is asked before the next is."""
 FAILURES = 3
 """After this many failures in a row a model is left alone."""
 REST_SECONDS = 30.0
 """For how long; then one call tries it again."""
+OF_THE_REQUEST = frozenset({"model_refused", "model_bad_request"})
+"""Failures that one conversation has, and no other: nobody may have a model left alone by what they say."""
 
 log = get_logger("llm")
 
@@ -52,19 +52,20 @@ class FallbackModel:
     """A `Model` that is several. It retries by itself, so its errors are final."""
 
     def __init__(self, models: Sequence[tuple[str, Model]], patience: float) -> None:
-        """`models` have names, for the log; a `Retry-After` of more than `patience` seconds is not waited for."""
+        """`models` have names, for the log; `patience` is that of `Retries`."""
         self._models = [(name, model, Breaker()) for name, model in models]
         self._patience = patience
 
     async def stream(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`."""
         now = asyncio.get_running_loop().time
-        last = unavailable()
+        failure = unavailable()
         for name, model, breaker in self._models:
             if not breaker.lets_through(now()):
                 continue
-            shown = False
-            for attempt in range(ATTEMPTS):
+            retries = Retries(self._patience)
+            while True:
+                shown = False
                 try:
                     async with aclosing(model.stream(messages, tools)) as chunks:
                         async for chunk in chunks:
@@ -73,24 +74,19 @@ class FallbackModel:
                     breaker.worked()
                     return
                 except ModelError as error:
-                    last = error
                     if shown:
                         raise
-                    wanted = error.retry_after or 0.0
-                    if not error.retryable or attempt == ATTEMPTS - 1 or wanted > self._patience:
-                        break
-                    await _wait(max(wanted, backoff(attempt, first=0.25, most=4)))
-            if breaker.failed(now()):
+                    failure = error
+                yield Reasoning("")  # whoever waits is told that there is more to try
+                if not await retries.again(failure):
+                    break
+            if failure.code not in OF_THE_REQUEST and breaker.failed(now()):
                 log.error("model is left alone for a while", model=name, seconds=REST_SECONDS)
-            log.warning("next model is asked", failed=name, code=last.code, detail=last.detail)
-        last.retryable = False
-        raise last
+            log.warning("model cannot be had", model=name, code=failure.code, detail=failure.detail)
+        failure.retryable = False
+        raise failure
 
     async def close(self) -> None:
         """See `Model.close`."""
         for _, model, _ in self._models:
             await model.close()
-
-
-async def _wait(seconds: float) -> None:
-    await asyncio.sleep(seconds)

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import aclosing
 
-from infra.llm import Message, ModelError, open_model
+from infra.llm import Message, ModelError, open_one
 from infra.settings import Settings
 
 PROBE_SECONDS = 10.0
@@ -11,7 +11,7 @@ PROBE_SECONDS = 10.0
 
 async def try_model(settings: Settings) -> str:
     """What the provider said to one small question, in words for whoever started the server."""
-    model = open_model(settings)
+    model = open_one(settings)
     try:
         async with (
             asyncio.timeout(PROBE_SECONDS),

@@ -35,6 +35,8 @@ def suspects(status: int, text: str, body: Mapping[str, Any]) -> Iterator[Quirk]
     if status not in REFUSALS:
         return
     text = text[:4000].lower()
+    if "context" in text or "too long" in text:  # of a conversation, and of nothing that is not known
+        return
     has_calls = any(message["role"] == "tool" for message in body["messages"])
     if "tool call id" in text or "tool_call_id" in text:
         yield Quirk.SHORT_IDS

@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 
-from infra.llm.base import Chunk, Finished, Message, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
+from infra.llm.base import Chunk, Finished, Message, ModelError, Reasoning, ToolCall, ToolSpec
 from infra.llm.calls import sensible
 from infra.llm.chat_chunks import tokens_of
 from infra.llm.chat_request import safe_name
 from infra.llm.errors import broke_off, failure
+from infra.llm.events import read, tell
 
 
 def build(model: str, messages: Sequence[Message], tools: Sequence[ToolSpec], max_tokens: int | None) -> dict[str, Any]:
@@ -81,16 +82,11 @@ class ResponsesReply:
         """See `streamed.Reply.add`."""
         chunks: list[Chunk] = []
         for data in events:
-            try:
-                event = _decoder.decode(data)
-            except (msgspec.DecodeError, RecursionError):
+            event = read(_decoder, data)
+            if event is None:
                 continue  # a proxy's own, or nonsense between good events
             if event.type in TEXTS and event.delta:
-                last = chunks[-1] if chunks else None
-                if type(last) is TextDelta:
-                    chunks[-1] = TextDelta(last.text + event.delta, last.pieces + 1)
-                else:
-                    chunks.append(TextDelta(event.delta))
+                tell(event.delta, chunks)
             elif event.type in THOUGHTS and event.delta:
                 chunks.append(Reasoning(event.delta))
             elif event.type == "response.output_item.done" and event.item:

@@ -101,8 +101,8 @@ def run(settings: Settings, stopping: threading.Event) -> int:
             ending.callback(timer.stop)
             timer.start()  # with what the last stack left open, if it was killed
             print(_welcome(settings), flush=True)
-            if settings.llm_provider != "demo":
-                print(f"  model {settings.model}: {asyncio.run(try_model(settings))}", flush=True)
+            if settings.llm_provider != "demo":  # beside the rest: it may take its time, and a stop must not wait
+                threading.Thread(target=_say_whether_it_answers, args=(settings,), daemon=True).start()
             while container.poll() is None and not stopping.wait(0.2):
                 pass
             timer.stop()
@@ -200,6 +200,10 @@ def stop_container(container: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         container.kill()
         container.wait()
+
+
+def _say_whether_it_answers(settings: Settings) -> None:
+    print(f"  model {settings.model}: {asyncio.run(try_model(settings))}", flush=True)
 
 
 def _base_url(settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """Our server on a real provider's path, beside a naive script on its SDK: the same fake provider for both."""
 
 from tests.bench.provider import providing
-from tests.bench.streaming import CPU, P50, P99, RATE, Load, Row, Target, measure, median_rows
+from tests.bench.streaming import CPU, P50, P99, RATE, Load, Row, Target, compare, measure, median_rows
 from tests.bench.table import Table, progress
 
 PACED = Load("OpenAI, 100 x 50 tok/s", 50.0, 150, 2, sessions=100, spread=1.0)
@@ -24,19 +24,7 @@ def measured(kind: str, load: Load) -> Row:
 def bench_providers(table: Table, rounds: int) -> None:
     """Every load, our server and the naive script in turns."""
     for load in (PACED, FLAT):
-        rows: dict[str, list[Row]] = {"ours": [], "naive": []}
-        for number in range(rounds):
-            for kind in ("naive", "ours") if number % 2 else ("ours", "naive"):
-                progress(f"{load.name}: {kind}, round {number + 1} of {rounds}")
-                rows[kind].append(measured(kind, load))
-        ours, naive = median_rows(rows["ours"]), median_rows(rows["naive"])
-        for what, ours_value, naive_value in (
-            (CPU, ours.cpu_us, naive.cpu_us),
-            (RATE, ours.rate, naive.rate),
-            (P50, ours.p50_ms, naive.p50_ms),
-            (P99, ours.p99_ms, naive.p99_ms),
-        ):
-            table.add(load.name, what, ours_value, naive_value, *TARGETS.get((load.name, what), ()))
+        compare(table, rounds, load, "naive", measured, TARGETS)
     progress(MANY.name)
     many = median_rows([measured("ours", MANY) for _ in range(rounds)])
     table.add(MANY.name, CPU, many.cpu_us)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import uvloop
@@ -119,21 +119,33 @@ def median_rows(rows: list[Row]) -> Row:
     return Row(*(statistics.median(column) for column in zip(*(vars(row).values() for row in rows), strict=True)))
 
 
+def compare(
+    table: Table,
+    rounds: int,
+    load: Load,
+    other: str,
+    measured: Callable[[str, Load], Row],
+    targets: Mapping[tuple[str, str], Target],
+) -> None:
+    """Our server and the other in turns, on this load: the medians of what is measured, beside each other."""
+    rows: dict[str, list[Row]] = {"ours": [], other: []}
+    for number in range(rounds):
+        for kind in (other, "ours") if number % 2 else ("ours", other):
+            progress(f"{load.name}: {kind}, round {number + 1} of {rounds}")
+            rows[kind].append(measured(kind, load))
+    ours, theirs = median_rows(rows["ours"]), median_rows(rows[other])
+    for what, ours_value, their_value in (
+        (CPU, ours.cpu_us, theirs.cpu_us),
+        (RATE, ours.rate, theirs.rate),
+        (P50, ours.p50_ms, theirs.p50_ms),
+        (P99, ours.p99_ms, theirs.p99_ms),
+    ):
+        table.add(load.name, what, ours_value, their_value, *targets.get((load.name, what), ()))
+
+
 def bench_streaming(table: Table, rounds: int) -> None:
     """Every load, our server and the floor in turns, and what an idle session takes."""
     for load in LOADS:
-        rows: dict[str, list[Row]] = {"ours": [], "floor": []}
-        for number in range(rounds):
-            for kind in ("floor", "ours") if number % 2 else ("ours", "floor"):
-                progress(f"{load.name}: {kind}, round {number + 1} of {rounds}")
-                rows[kind].append(measure(kind, load))
-        ours, floor = median_rows(rows["ours"]), median_rows(rows["floor"])
-        for what, ours_value, floor_value in (
-            (CPU, ours.cpu_us, floor.cpu_us),
-            (RATE, ours.rate, floor.rate),
-            (P50, ours.p50_ms, floor.p50_ms),
-            (P99, ours.p99_ms, floor.p99_ms),
-        ):
-            table.add(load.name, what, ours_value, floor_value, *TARGETS.get((load.name, what), ()))
+        compare(table, rounds, load, "floor", measure, TARGETS)
     memory = {kind: statistics.median(idle_memory(kind) for _ in range(rounds)) for kind in ("ours", "floor")}
     table.add("idle", MEMORY, memory["ours"], memory["floor"], "<= 2 x", lambda ours, floor: ours <= 2 * floor)

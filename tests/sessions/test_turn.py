@@ -22,10 +22,11 @@ from chat.conversation.inputs import (
 )
 from chat.metrics import Metrics
 from chat.protocol.frames import Usage
-from chat.sessions.turn import MODEL_ATTEMPTS, Turn, TurnKit
+from chat.sessions.turn import Turn, TurnKit
 from chat.tools.registry import Registry, ToolContext, ToolError, tool
 from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
+from infra.llm.retries import ATTEMPTS
 from infra.store.sqlite import SqliteStore
 from tests.support.scripted import Pause, ScriptedModel, Step
 
@@ -112,7 +113,7 @@ async def talk(tmp_path: Path) -> AsyncIterator[Talk]:
 @pytest.fixture(autouse=True)
 def _retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a scripted model to recover."""
-    monkeypatch.setattr("chat.sessions.turn.backoff", lambda attempt, first, most: 0.0)
+    monkeypatch.setattr("infra.llm.retries.backoff", lambda attempt, first, most: 0.0)
 
 
 def a_turn(
@@ -234,10 +235,10 @@ async def test_a_model_that_fails_before_it_speaks_is_asked_again(talk: Talk) ->
 
 async def test_it_is_asked_only_so_often(talk: Talk) -> None:
     """When the retries are used up the failure is told, in the model client's words."""
-    model = ScriptedModel(*[[down()]] * (MODEL_ATTEMPTS + 1))
+    model = ScriptedModel(*[[down()]] * (ATTEMPTS + 1))
     await a_turn(talk, model).run()
     assert talk.told == [TurnFailed("t", "model_unavailable", "The model is down.")]
-    assert len(model.calls) == MODEL_ATTEMPTS
+    assert len(model.calls) == ATTEMPTS
 
 
 async def test_a_reply_that_began_does_not_begin_again(talk: Talk) -> None:
@@ -295,10 +296,10 @@ async def test_a_stream_without_an_end_broke_off(talk: Talk) -> None:
 async def test_a_model_that_stalls_is_given_up(talk: Talk, shown: list[str]) -> None:
     """Its stream is closed and the failure told: after retries while nothing was shown, at once if something was."""
     script: list[Step] = [*shown, asyncio.Event()]
-    model = ScriptedModel(*[script] * MODEL_ATTEMPTS)
+    model = ScriptedModel(*[script] * ATTEMPTS)
     await a_turn(talk, model, stall=0.02).run()
     assert talk.told == [*said(*shown), TurnFailed("t", "model_timeout", "The model did not answer in time.")]
-    assert len(model.calls) == (1 if shown else MODEL_ATTEMPTS)
+    assert len(model.calls) == (1 if shown else ATTEMPTS)
     assert model.cut_short.is_set()
 
 
@@ -330,11 +331,11 @@ async def test_a_provider_is_left_alone_for_as_long_as_it_asks(talk: Talk, monke
     """`Retry-After` is waited; one that is longer than the model's time is not, and the failure told."""
     slept: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    async def wait(seconds: float) -> None:
         slept.append(seconds)
 
     busy = ModelError("model_rate_limited", "Busy.", retryable=True, retry_after=3)
-    monkeypatch.setattr("chat.sessions.turn.asyncio.sleep", sleep)
+    monkeypatch.setattr("infra.llm.retries._wait", wait)
     await a_turn(talk, ScriptedModel([busy], ["Hello"])).run()
     assert (slept, talk.told) == ([3], [*said("Hello"), done()])
     talk.told.clear()

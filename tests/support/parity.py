@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from functions.summary import handler as lambda_module
-from infra.llm import Model, open_model
+from infra.llm import Model, open_one
 from infra.local.edge import Edge
 from infra.records import Event
 from infra.settings import Settings
@@ -104,7 +104,7 @@ class Lambda:
         asyncio.set_event_loop(self._loop)
         self._opened: list[Store | Model] = []
         patch.setattr(lambda_module, "open_store", self._open_store)
-        patch.setattr(lambda_module, "open_model", self._open_model)
+        patch.setattr(lambda_module, "open_one", self._open_one)
         lambda_module._adapter.cache_clear()
         self.store = self.run(SupabaseStore.open(make_settings(folder, **supabase.names())))
         self._opened.append(self.store)
@@ -114,8 +114,8 @@ class Lambda:
         self._opened.append(store)
         return store
 
-    def _open_model(self, settings: Settings) -> Model:
-        model = open_model(settings)
+    def _open_one(self, settings: Settings) -> Model:
+        model = open_one(settings)
         self._opened.append(model)
         return model
 

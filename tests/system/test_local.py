@@ -223,3 +223,19 @@ async def test_a_container_that_dies_ends_the_stack(tmp_path: Path) -> None:
         (container,) = children(process.pid)
         os.kill(container, signal.SIGKILL)
         assert await asyncio.to_thread(process.wait, 10) != 0
+
+
+async def test_a_model_that_never_answers_holds_up_no_stop(tmp_path: Path) -> None:
+    """It is tried beside the rest: the stack is gone within five seconds, as with any other model."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as service:
+        url = f"http://127.0.0.1:{service.sockets[0].getsockname()[1]}/v1"
+        named = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": url, "LLM_MODEL": "m"}
+        with local_stack(tmp_path, free_port(), **named) as process:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(process.wait, 5)
+    assert process.returncode == 0

@@ -79,7 +79,7 @@ def test_the_zip_carries_what_the_functions_import_and_nothing_else(prod: Packag
     ours = {name for name in names if name.startswith(("functions/", "infra/")) and not name.endswith(".pyc")}
     code = """if True:
         import functions.summary.handler, functions.sweep.handler
-        import infra.store.supabase, infra.llm.openai, infra.llm.fallback, infra.handoff.http
+        import infra.store.supabase, infra.llm.openai, infra.handoff.http
         import sys
         for name, module in sys.modules.items():
             if name.startswith(("functions", "infra")):

@@ -29,13 +29,15 @@ from chat.protocol.frames import ErrorCode, Usage
 from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
 from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
-from infra.backoff import backoff
 from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import bounded, well_formed
+from infra.llm.retries import Retries
 from infra.patience import Patience
 from infra.telemetry import get_logger
 
-MODEL_ATTEMPTS = 3
+BACKSTOP = 1.5
+"""How much longer than `stall_seconds` a model may be silent to the turn. One over HTTP measures its silence itself,
+where any byte counts, and must be the first to notice: it may have others to ask."""
 FAIR_SHARE = 32
 """Chunks a turn takes before it lets others run. A model whose answer is already there would never suspend."""
 MOST_REPLY_CHARS = 512 * 1024
@@ -124,17 +126,13 @@ class Turn:
 
     async def _ask(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
         """One round of the model, tried again only while nothing of it was shown."""
-        attempt = 0
+        retries = Retries(self._kit.stall_seconds)
         while True:
             try:
                 return await self._stream(tools)
             except ModelError as error:
-                attempt += 1
-                wanted = error.retry_after or 0.0
-                if not error.retryable or attempt == MODEL_ATTEMPTS or wanted > self._kit.stall_seconds:
+                if not await retries.again(error):
                     raise
-                log.info("model call is tried again", code=error.code, attempt=attempt, detail=error.detail)
-            await asyncio.sleep(max(wanted, backoff(attempt - 1, first=0.25, most=4)))
 
     async def _stream(self, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], Finished]:
         """Pass the model's text on as it comes; return what it asks for at its end."""
@@ -143,7 +141,7 @@ class Turn:
         taken = shown = chars = 0
         try:
             async with (
-                Patience(self._kit.stall_seconds) as patience,
+                Patience(BACKSTOP * self._kit.stall_seconds) as patience,
                 aclosing(self._kit.model.stream(self._talk.messages(), tools)) as chunks,
             ):
                 async for chunk in chunks:

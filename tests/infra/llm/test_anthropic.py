@@ -13,10 +13,9 @@ from infra.llm.anthropic_request import build
 from infra.llm.base import Chunk
 from infra.settings import SettingsError, load_settings
 from tests.conftest import Serve, make_settings
-from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, Service, unnamed
-from tests.infra.llm.test_strict import Strict
 from tests.support.aimock import API_KEY, AIMock
 from tests.support.client import PATIENCE, ChatClient
+from tests.support.model_service import HELLO, WEATHER, Answer, Service, Step, Strict, heard
 
 CALL = ToolCall("c1", "weather", '{"city":"Rome"}')
 
@@ -31,14 +30,16 @@ def provider(base_url: str, **changed: Any) -> dict[str, Any]:
 async def model_at(base_url: str, **changed: Any) -> AsyncIterator[Model]:
     """The model as the product makes it, closed at the end."""
     model = open_model(make_settings(Path(), **provider(base_url, **changed)))
-    yield model
-    await model.close()
+    try:
+        yield model
+    finally:
+        await model.close()
 
 
 async def ask(base_url: str, messages: list[Message] = HELLO, tools: list[ToolSpec] | None = None) -> Answer:
     """What the model there makes of this."""
     async with model_at(base_url) as model:
-        return await Answer.of(model, messages, tools)  # type: ignore[arg-type]
+        return await Answer.of(model, messages, tools)
 
 
 async def test_a_reply_streams_and_ends_with_its_usage(aimock: AIMock) -> None:
@@ -161,22 +162,15 @@ def end(reason: str) -> bytes:
     return event("message_delta", delta={"stop_reason": reason}, usage={"output_tokens": 12})
 
 
-async def heard(*steps: Any) -> tuple[list[Chunk], ModelError | None]:
+async def after(*steps: Step) -> tuple[list[Chunk], ModelError | None]:
     """What comes of these events, and the error that ends them."""
-    chunks: list[Chunk] = []
     async with Service(*steps) as service, model_at(service.base_url) as model:
-        try:
-            async for chunk in model.stream(HELLO, [WEATHER]):
-                if chunk != Reasoning(""):
-                    chunks.append(unnamed(chunk))  # noqa: PERF401 - what came before an error counts
-        except ModelError as error:
-            return chunks, error
-    return chunks, None
+        return await heard(model, [WEATHER])
 
 
 async def test_thoughts_are_kept_apart_and_sent_back() -> None:
     """They are no part of the text, come back signed as they were, and the tokens of the cache are counted."""
-    chunks, error = await heard(START, *THOUGHTS, *TEXT, end("end_turn"), STOP)
+    chunks, error = await after(START, *THOUGHTS, *TEXT, end("end_turn"), STOP)
     assert error is None
     assert "".join(chunk.text for chunk in chunks if isinstance(chunk, Reasoning)) == "A greeting."
     assert "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta)) == "Hello world."
@@ -190,10 +184,19 @@ async def test_thoughts_are_kept_apart_and_sent_back() -> None:
 )
 async def test_a_reply_that_is_not_whole_says_so(reason: str, ends: str, why: str) -> None:
     """The limit is one reason, and every one that nobody knows cuts."""
-    chunks, _ = await heard(START, *TEXT, end(reason), STOP)
+    chunks, _ = await after(START, *TEXT, end(reason), STOP)
     last = chunks[-1]
     assert isinstance(last, Finished)
     assert (last.reason, last.why) == (ends, why)
+
+
+async def test_what_is_no_unicode_is_replaced() -> None:
+    """Half of a surrogate pair, and a byte that is no UTF-8, cost a letter and not the words around it."""
+    half = delta(1, "text_delta", text="a\ud83db ")
+    broken = delta(1, "text_delta", text="c#d").replace(b"#", b"\xff")
+    chunks, error = await after(START, half, broken, end("end_turn"), STOP)
+    assert error is None
+    assert "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta)) == "a\ufffdb c\ufffdd"
 
 
 async def test_arguments_may_be_missing_or_whole_from_the_start() -> None:
@@ -208,7 +211,7 @@ async def test_arguments_may_be_missing_or_whole_from_the_start() -> None:
         end("tool_use"),
         STOP,
     ]
-    chunks, _ = await heard(*steps)
+    chunks, _ = await after(*steps)
     assert chunks[:2] == [CALL, ToolCall("c2", "weather", "{}")]
 
 
@@ -223,7 +226,7 @@ async def test_arguments_may_be_missing_or_whole_from_the_start() -> None:
 )
 async def test_a_stream_that_fails(steps: list[Any], code: str) -> None:
     """It is told as what it is, without the service's words."""
-    _, error = await heard(*steps)
+    _, error = await after(*steps)
     assert error
     assert (error.code, error.retryable) == (code, True)
     assert "secret" not in str(error)

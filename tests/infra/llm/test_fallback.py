@@ -1,6 +1,7 @@
 """Several models: the next is asked where one cannot be had, and one that fails again and again is left alone."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import pytest
 
 from infra.llm import Finished, ModelError, Reasoning, TextDelta, open_model
 from infra.llm.base import Chunk
-from infra.llm.fallback import ATTEMPTS, FAILURES, REST_SECONDS, FallbackModel
+from infra.llm.fallback import FAILURES, REST_SECONDS, FallbackModel
+from infra.llm.retries import ATTEMPTS
 from infra.settings import SettingsError, load_settings
 from tests.conftest import Serve, make_settings
-from tests.infra.llm.test_openai import HELLO
-from tests.infra.llm.test_strict import Strict
 from tests.support.client import ChatClient
+from tests.support.model_service import HELLO, Strict, body_of, chunk
 from tests.support.scripted import ScriptedModel
 
 DOWN = ModelError("model_unavailable", "Down.", retryable=True)
@@ -29,7 +30,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def wait(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr("infra.llm.fallback._wait", wait)
+    monkeypatch.setattr("infra.llm.retries._wait", wait)
     return slept
 
 
@@ -48,7 +49,7 @@ def both(first: ScriptedModel, second: ScriptedModel, patience: float = 60) -> F
 
 
 async def heard(model: FallbackModel) -> list[Chunk]:
-    return [chunk async for chunk in model.stream(HELLO, [])]
+    return [chunk async for chunk in model.stream(HELLO, []) if chunk != Reasoning("")]
 
 
 async def test_the_next_is_asked_after_the_tries_of_the_first() -> None:
@@ -88,6 +89,42 @@ async def test_retry_after_is_obeyed_or_the_next_is_asked(waited: list[float], w
     answered = (await heard(both(first, second)))[0]
     assert answered == TextDelta("Here I am." if tries == 2 else "Hi.")
     assert waited == [wanted] * (tries - 1)
+
+
+@pytest.mark.parametrize("code", ["model_refused", "model_bad_request"])
+async def test_nobody_has_a_model_left_alone_by_what_they_say(code: str) -> None:
+    """A conversation that it refuses, however often, is that conversation's: others are still answered by it."""
+    refusal = ModelError(code, "No.", retryable=False)
+    first = ScriptedModel(*[[refusal]] * (FAILURES + 2), ["Hi, others."])
+    model = both(first, ScriptedModel(*[["Hi."]] * 20))
+    for _ in range(FAILURES + 2):
+        assert (await heard(model))[0] == TextDelta("Hi.")
+    assert (await heard(model))[0] == TextDelta("Hi, others.")
+
+
+async def test_one_that_never_answers_is_replaced_too(serve: Serve) -> None:
+    """Its silence is noticed by its own client, before the turn gives up: there is another to ask."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = await body_of(reader)
+        if body["model"] == "second":
+            events = [json.dumps(chunk({"content": "Hi."})), json.dumps(chunk({}, "stop")), "[DONE]"]
+            text = "".join(f"data: {event}\n\n" for event in events).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(text), text))
+            await writer.drain()
+        else:
+            await reader.read()  # returns when the client leaves
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as service:
+        url = f"http://127.0.0.1:{service.sockets[0].getsockname()[1]}/v1"
+        named = {"llm_provider": "openai", "llm_model": "first", "openai_api_key": "k", "openai_base_url": url}
+        more = {"llm_fallback": "openai/second", "llm_timeout_seconds": 0.2}
+        async with serve(**named, **more) as server, await ChatClient.connect(server.url) as client:
+            await client.say("hello")
+            assert (await client.until("done"))["model"] == "second"
+        assert client.text() == "Hi."
+        assert "error" not in client.types()
 
 
 async def test_one_that_fails_again_and_again_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import pytest
 from infra.llm import ModelError, TextDelta
 from infra.llm.sse import MOST_LINE_BYTES
 from tests.conftest import Serve
-from tests.infra.llm.test_openai import (
+from tests.support.client import PATIENCE, ChatClient
+from tests.support.model_service import (
     HANG,
     HELLO,
     WEATHER,
@@ -21,7 +22,6 @@ from tests.infra.llm.test_openai import (
     model_at,
     provider,
 )
-from tests.support.client import PATIENCE, ChatClient
 from tests.support.spooled import until
 
 EMOJI = f"data: {json.dumps(chunk({'content': 'a🎉'}), ensure_ascii=False)}\n\n".encode()

@@ -7,87 +7,32 @@ not what they should be, or tell when the client closed the connection.
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, closing, suppress
-from pathlib import Path
-from typing import Any, Literal, Self
+from contextlib import aclosing
+from typing import Any
 
 import pytest
-from msgspec import structs
 
-from infra.llm import Finished, Message, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
-from infra.llm.base import Chunk
+from infra.llm import Finished, Message, TextDelta, ToolCall
 from infra.llm.openai import OpenAIModel
-from tests.conftest import Serve, make_settings
+from tests.conftest import Serve
 from tests.support.aimock import API_KEY, AIMock
 from tests.support.client import PATIENCE, ChatClient
-
-HELLO = [Message("user", "hello")]
-WEATHER = ToolSpec("weather", "Tell the weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
-
-
-def provider(base_url: str, **changed: Any) -> dict[str, Any]:
-    """The settings that lead to this service."""
-    defaults = {"openai_base_url": base_url, "openai_api_key": API_KEY, "llm_model": "gpt-4o-mini"}
-    return {"llm_provider": "openai", "llm_timeout_seconds": PATIENCE} | defaults | changed
-
-
-@asynccontextmanager
-async def model_at(base_url: str, **changed: Any) -> AsyncIterator[OpenAIModel]:
-    """The model as the product makes it, closed at the end."""
-    model = OpenAIModel.from_settings(make_settings(Path(), **provider(base_url, **changed)))
-    try:
-        yield model
-    finally:
-        await model.close()
-
-
-def unnamed(chunk: Chunk) -> Chunk:
-    """The chunk without the name of the model that gave it, which the tests of fallbacks look at."""
-    return structs.replace(chunk, model="") if isinstance(chunk, Finished) else chunk
-
-
-class Answer:
-    """All that came of one call: the chunks, and the error that ended them, if any."""
-
-    def __init__(self) -> None:
-        self.chunks: list[Chunk] = []
-        self.error: ModelError | None = None
-
-    @classmethod
-    async def of(cls, model: OpenAIModel, messages: list[Message] = HELLO, tools: list[ToolSpec] | None = None) -> Self:
-        """Call the model and read to the end."""
-        answer = cls()
-        try:
-            async with asyncio.timeout(PATIENCE):
-                async for chunk in model.stream(messages, tools or []):
-                    if chunk != Reasoning(""):  # it is at work
-                        answer.chunks.append(unnamed(chunk))
-        except ModelError as error:
-            answer.error = error
-        return answer
-
-    @property
-    def text(self) -> str:
-        """The pieces of text, joined."""
-        return "".join(chunk.text for chunk in self.chunks if isinstance(chunk, TextDelta))
-
-    @property
-    def calls(self) -> list[ToolCall]:
-        """The tool calls, in order."""
-        return [chunk for chunk in self.chunks if isinstance(chunk, ToolCall)]
-
-    @property
-    def problem(self) -> tuple[str, bool] | None:
-        """The error's code, and whether to try again."""
-        return (self.error.code, self.error.retryable) if self.error else None
-
-
-async def ask(base_url: str, **changed: Any) -> Answer:
-    """Say hello to the model there."""
-    async with model_at(base_url, **changed) as model:
-        return await Answer.of(model)
-
+from tests.support.model_service import (
+    DONE,
+    HANG,
+    HELLO,
+    STOP,
+    WEATHER,
+    Answer,
+    Service,
+    Step,
+    answer_to,
+    ask,
+    call_piece,
+    chunk,
+    model_at,
+    provider,
+)
 
 # Against aimock: the protocol as it should be.
 
@@ -314,67 +259,6 @@ async def test_a_busy_service_is_asked_again(aimock: AIMock, serve: Serve) -> No
 # Against a service of our own: what aimock cannot do.
 
 
-def chunk(delta: Any = None, finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A chunk as the API sends it; `fields` overwrite its own."""
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]} | fields
-
-
-def call_piece(**fields: Any) -> dict[str, Any]:
-    """A chunk with one piece of a tool call."""
-    return chunk({"tool_calls": [fields]})
-
-
-HANG: Literal["hang"] = "hang"
-STOP = chunk({}, "stop")
-DONE = b"data: [DONE]\n\n"
-Step = dict[str, Any] | bytes | Literal["hang"]
-
-
-class Service:
-    """A real HTTP server that answers every request with these steps: events, bytes as they are, or silence."""
-
-    def __init__(self, *steps: Step) -> None:
-        self._steps = steps
-        self.asked = asyncio.Event()
-        """A request came, whole."""
-        self.left = asyncio.Event()
-        """The client closed the connection while we were silent."""
-
-    async def __aenter__(self) -> Self:
-        """Listen on a free port."""
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop listening."""
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer), suppress(ConnectionError):
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
-            self.asked.set()
-            if self._steps[0] != HANG:
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
-            for step in self._steps:
-                if step == HANG:
-                    with suppress(ConnectionError):
-                        await reader.read()  # returns when the client leaves
-                    self.left.set()
-                else:
-                    writer.write(step if isinstance(step, bytes) else b"data: %s\n\n" % json.dumps(step).encode())
-                    await writer.drain()
-
-
-async def answer_to(*steps: Step, **changed: Any) -> Answer:
-    """What the model makes of a service that answers so."""
-    async with Service(*steps) as service:
-        return await ask(service.base_url, **changed)
-
-
 @pytest.mark.parametrize("said", [(), (chunk({"content": "Wait"}),)], ids=["from the start", "in the middle"])
 async def test_silence_is_a_timeout(said: tuple[Step, ...]) -> None:
     """A service that takes the request and then says nothing more is given up, and its connection closed."""
@@ -476,6 +360,13 @@ async def test_chunks_may_lack_anything(odd: dict[str, Any]) -> None:
     """A chunk without a delta, choices or any of their parts is passed over."""
     answer = await answer_to(odd, chunk({"content": "One"}), odd, STOP, odd, DONE)
     assert answer.chunks == [TextDelta("One"), Finished("complete")]
+
+
+async def test_a_byte_that_is_no_utf8_costs_a_letter() -> None:
+    """And not the reply: it is replaced where it stands."""
+    broken = b"data: %s\n\n" % json.dumps(chunk({"content": "a#b"})).encode().replace(b"#", b"\xff")
+    answer = await answer_to(broken, STOP, DONE)
+    assert answer.chunks == [TextDelta("a\ufffdb"), Finished("complete")]
 
 
 @pytest.mark.parametrize("usage", [{}, {"total_tokens": 9}, {"prompt_tokens": None, "completion_tokens": None}])

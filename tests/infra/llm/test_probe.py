@@ -6,8 +6,7 @@ import pytest
 
 from infra.llm.probe import try_model
 from tests.conftest import make_settings
-from tests.infra.llm.test_openai import provider
-from tests.infra.llm.test_strict import Strict
+from tests.support.model_service import Strict, provider
 
 
 @pytest.mark.parametrize(
@@ -23,6 +22,13 @@ async def test_what_the_provider_says(refusal: tuple[int, str] | None, said: str
     async with Strict(lambda body: refusal) as service:
         assert await try_model(make_settings(Path(), **provider(service.base_url))) == said
     assert len(service.bodies) == 1
+
+
+async def test_another_model_does_not_speak_for_it() -> None:
+    """With LLM_FALLBACK it is the first that is tried: the demo behind it always answers."""
+    async with Strict(lambda body: (401, "no")) as service:
+        settings = make_settings(Path(), **provider(service.base_url), llm_fallback="demo/")
+        assert (await try_model(settings)).startswith("FAILS: ")
 
 
 async def test_nobody_is_there() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from infra.llm import ModelError
-from tests.infra.llm.test_openai import HELLO, model_at
+from tests.support.model_service import HELLO, model_at
 
 
 @pytest.mark.parametrize(

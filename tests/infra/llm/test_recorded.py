@@ -13,8 +13,8 @@ import pytest
 
 from infra.llm import Finished, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk
-from tests.infra.llm.test_openai import HELLO, Service, model_at
 from tests.support.client import PATIENCE
+from tests.support.model_service import HELLO, Service, model_at
 
 FOLDER = Path(__file__).resolve().parents[2] / "events" / "providers"
 RECORDED = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.json"))}

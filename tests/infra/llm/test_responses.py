@@ -12,9 +12,9 @@ from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta
 from infra.llm.base import Chunk
 from infra.llm.responses import build
 from tests.conftest import Serve, make_settings
-from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, Service, unnamed
 from tests.support.aimock import API_KEY, AIMock
 from tests.support.client import PATIENCE, ChatClient
+from tests.support.model_service import HELLO, WEATHER, Answer, Service, Step, heard
 
 
 def provider(base_url: str) -> dict[str, Any]:
@@ -27,8 +27,10 @@ def provider(base_url: str) -> dict[str, Any]:
 async def model_at(base_url: str) -> AsyncIterator[Model]:
     """The model as the product makes it, closed at the end."""
     model = open_model(make_settings(Path(), **provider(base_url)))
-    yield model
-    await model.close()
+    try:
+        yield model
+    finally:
+        await model.close()
 
 
 async def test_a_reply_streams_and_ends_with_its_usage(aimock: AIMock) -> None:
@@ -39,7 +41,7 @@ async def test_a_reply_streams_and_ends_with_its_usage(aimock: AIMock) -> None:
         chunkSize=5,
     )
     async with model_at(aimock.base_url) as model:
-        answer = await Answer.of(model, HELLO)  # type: ignore[arg-type]
+        answer = await Answer.of(model, HELLO)
     assert answer.text == "Hello to you."
     last = answer.chunks[-1]
     assert isinstance(last, Finished)
@@ -103,22 +105,15 @@ THOUGHT = {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": 
 CALL = {"type": "function_call", "id": "fc", "call_id": "c1", "name": "weather", "arguments": '{"city":"Rome"}'}
 
 
-async def heard(*steps: bytes) -> tuple[list[Chunk], ModelError | None]:
+async def after(*steps: Step) -> tuple[list[Chunk], ModelError | None]:
     """What comes of these events, and the error that ends them."""
-    chunks: list[Chunk] = []
     async with Service(*steps) as service, model_at(service.base_url) as model:
-        try:
-            async for chunk in model.stream(HELLO, [WEATHER]):
-                if chunk != Reasoning(""):
-                    chunks.append(unnamed(chunk))  # noqa: PERF401 - what came before an error counts
-        except ModelError as error:
-            return chunks, error
-    return chunks, None
+        return await heard(model, [WEATHER])
 
 
 async def test_thoughts_calls_and_tokens() -> None:
     """Summaries of thoughts are told, their encrypted form is kept for the next request, and every token counted."""
-    chunks, _ = await heard(
+    chunks, _ = await after(
         event("response.created", response={}),
         event("response.reasoning_summary_text.delta", delta="Looking."),
         event("response.output_item.done", item=THOUGHT | {"status": None}),
@@ -143,7 +138,7 @@ async def test_thoughts_calls_and_tokens() -> None:
 )
 async def test_how_a_reply_ends(last: bytes, reason: str, why: str) -> None:
     """Whole, at the limit, or cut, which says by what."""
-    chunks, _ = await heard(*TEXT, b"data: {nonsense\n\n", last)
+    chunks, _ = await after(*TEXT, b"data: {nonsense\n\n", last)
     assert "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta)) == "Hello world."
     finished = chunks[-1]
     assert isinstance(finished, Finished)
@@ -162,7 +157,7 @@ async def test_how_a_reply_ends(last: bytes, reason: str, why: str) -> None:
 )
 async def test_a_stream_that_fails(last: tuple[bytes, ...], code: str) -> None:
     """It is told as what it is, without the service's words."""
-    _, error = await heard(*TEXT, *last)
+    _, error = await after(*TEXT, *last)
     assert error
     assert error.code == code
     assert "secret" not in str(error)

@@ -1,11 +1,9 @@
 """Services that refuse what others take: what is sent to them, and what is learned from their refusals."""
 
-import asyncio
 import itertools
 import json
 from collections.abc import Callable
-from contextlib import closing, suppress
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,9 +12,8 @@ from infra.llm import Message, ToolCall
 from infra.llm.chat_request import build
 from infra.llm.quirks import Quirk
 from infra.settings import SettingsError, load_settings
-from tests.infra.llm.test_openai import HELLO, WEATHER, Answer, chunk, model_at
+from tests.support.model_service import HELLO, WEATHER, Answer, Refusal, Strict, model_at
 
-Refusal = tuple[int, str] | None
 ROME = ToolCall("call_abc", "weather", '{"city":"Rome"}')
 ASKED = [
     Message("system", "Be brief."),
@@ -24,41 +21,6 @@ ASKED = [
     Message("assistant", "", (ROME,)),
     Message("tool", '{"sky":"blue"}', tool_call_id="call_abc"),
 ]
-
-
-class Strict:
-    """A real service that refuses some requests and answers the others with "Hi."; `bodies` are all that it got."""
-
-    def __init__(self, refuses: Callable[[dict[str, Any]], Refusal]) -> None:
-        self._refuses = refuses
-        self.bodies: list[dict[str, Any]] = []
-
-    async def __aenter__(self) -> Self:
-        """Listen on a free port."""
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop listening."""
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer), suppress(ConnectionError):
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            body = json.loads(await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0])))
-            self.bodies.append(body)
-            if refusal := self._refuses(body):
-                status, text = refusal
-                answer, kind = json.dumps({"error": {"message": text}}).encode(), b"application/json"
-            else:
-                status, kind = 200, b"text/event-stream"
-                events = [json.dumps(chunk({"content": "Hi."})), json.dumps(chunk({}, "stop")), "[DONE]"]
-                answer = "".join(f"data: {event}\n\n" for event in events).encode()
-            head = b"HTTP/1.1 %d X\r\ncontent-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            writer.write(head % (status, kind, len(answer)) + answer)
-            await writer.drain()
 
 
 def alternating(body: dict[str, Any]) -> Refusal:

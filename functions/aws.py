@@ -7,7 +7,10 @@ from typing import Any
 from infra.proxy import prepare_proxies
 from infra.settings import Settings, SettingsError, load_settings
 from infra.telemetry import bind, configure_logging
+from infra.tracing import start_tracing
 
+FLUSH_SECONDS = 2.0
+"""How long a call may take longer for its spans to be sent: between calls Lambda freezes the process."""
 NAMESPACE = "RealtimeAIBackend"
 """Where CloudWatch keeps the functions' numbers; its dimension `service` is the function."""
 
@@ -23,6 +26,7 @@ def start() -> Settings:
         raise SettingsError("SUPABASE_URL: needed in AWS Lambda, where a SQLite file would not last")
     configure_logging(settings.log_level, settings.log_format)
     prepare_proxies(settings)
+    start_tracing(settings, "function", os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME", f"pid-{os.getpid()}"))
     return settings
 
 

@@ -30,7 +30,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     `epoch` counts how often the session was opened, from 1. `end_time`, `duration` (whole seconds from
     the first opening to the last end) and `final_summary` are None while the session is open. The tokens
-    are those of all turns up to the last end.
+    and the cost are those of all turns up to the last end; the cost is None where no price was known.
     """
 
     session_id: str
@@ -44,6 +44,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     container_id: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cost: float | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +104,8 @@ class SessionEnded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ended_at: datetime
     reason: EndReason
     version: Literal[1] = 1
+    traceparent: str | None = None
+    """The session's trace, which goes on in the function; None where nothing is traced."""
 
     def to_json(self) -> str:
         """The message as it travels on the queue."""

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Literal, Self, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -25,6 +25,7 @@ URLS = {
     "disconnect_queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/session-ended",
     "handoff_url": "https://abcdefgh.supabase.co/functions/v1/summary",
     "aws_endpoint_url": "http://localhost:4566",
+    "otel_exporter_otlp_endpoint": "http://localhost:4318",
 }
 """The settings that are addresses, each with an example."""
 
@@ -85,6 +86,7 @@ class Settings(BaseModel):
     anthropic_api_key: SecretStr | None = None
     anthropic_base_url: str | None = None
     demo_tokens_per_second: float = Field(default=25, ge=0)
+    prices_file: Path | None = None
 
     # The journal and the hand-off
     journal_max_events: int = Field(default=20_000, ge=1)
@@ -97,6 +99,11 @@ class Settings(BaseModel):
     # Telemetry
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_headers: SecretStr | None = None
+    otel_service_name: str = "realtime-ai-backend"
+    otel_traces_sampler_arg: float = Field(default=1, ge=0, le=1)
+    trace_contents: bool = False
 
     @property
     def origins(self) -> list[str]:
@@ -108,6 +115,13 @@ class Settings(BaseModel):
     def quirks(self) -> list[str]:
         """What is known of the model's service from the start; see `infra.llm.quirks`."""
         return [name.strip().lower() for name in self.llm_quirks.split(",") if name.strip()]
+
+    @property
+    def otel_headers(self) -> dict[str, str]:
+        """What the collector wants to be told with each batch, such as a key."""
+        given = self.otel_exporter_otlp_headers.get_secret_value() if self.otel_exporter_otlp_headers else ""
+        pairs = (pair.partition("=") for pair in given.split(",") if pair.strip())
+        return {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
 
     @property
     def fallbacks(self) -> list[tuple[str, str]]:
@@ -162,6 +176,8 @@ class Settings(BaseModel):
             raise ValueError("HANDOFF_URL: set this or DISCONNECT_QUEUE_URL, not both")
         if self.handoff_url and not self.handoff_secret:
             raise ValueError("HANDOFF_SECRET: needed with HANDOFF_URL; the same as the function's own")
+        if wrong := [name for name, value in self.otel_headers.items() if not HEADER_WORD.fullmatch(name) or not value]:
+            raise ValueError(f"OTEL_EXPORTER_OTLP_HEADERS: pairs as api-key=…, by commas; not {len(wrong)} of these")
         if self.handoff_secret and not HEADER_WORD.fullmatch(self.handoff_secret.get_secret_value()):
             raise ValueError("HANDOFF_SECRET: must be of ASCII letters, digits and signs, without spaces")
         if self.dead_after_seconds <= 2 * self.heartbeat_seconds:

@@ -8,10 +8,11 @@ from functions import cold
 with cold.imports():
     from mangum import Mangum
 
-    from functions.aws import Numbers, bind_request, start
+    from functions.aws import FLUSH_SECONDS, Numbers, bind_request, start
     from functions.summary.app import create_app
     from functions.summary.sqs import SqsBatch
     from functions.summary.summarize import Summarizer
+    from infra import tracing
     from infra.llm import open_one
     from infra.settings import Settings
     from infra.store import open_store
@@ -20,7 +21,10 @@ with cold.imports():
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Take a batch of `SessionEnded` messages, and answer with those that failed; or one, as an HTTP request."""
     bind_request(context)
-    return _adapter()(event, context)
+    try:
+        return _adapter()(event, context)
+    finally:
+        tracing.flush(FLUSH_SECONDS)
 
 
 @cache

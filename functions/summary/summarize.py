@@ -6,6 +6,7 @@ from contextlib import aclosing
 from enum import Enum
 
 from functions.summary.prompt import SUMMARY_CHARS, messages_for_model, plain_summary
+from infra import tracing
 from infra.llm import Model, ModelError, TextDelta
 from infra.records import Event, Session, SessionEnded
 from infra.store import Store
@@ -63,20 +64,25 @@ class Summarizer:
             StoreError: the store did not answer; the message must come again.
         """
         bind(session_id=ended.session_id, epoch=ended.epoch)  # for the caller as well, who says what failed
+        about = {"gen_ai.conversation.id": ended.session_id, "realtime.epoch": ended.epoch, "realtime.receive": receive}
+        with tracing.span("summarise session", about, parent=ended.traceparent, kind="consumer") as span:
+            outcome = await self._end(ended, receive)
+            span.set({"realtime.outcome": outcome.name.lower()})
+        log.info(outcome.value, reason=ended.reason)
+        return outcome
+
+    async def _end(self, ended: SessionEnded, receive: int) -> Outcome:
         found = await self._store.transcript(ended.session_id, limit=PAGE)
         if found is None or found[0].epoch < ended.epoch:
             raise UnknownSession(f"no session {ended.session_id} at epoch {ended.epoch}")
         session, events = found
         if session.epoch > ended.epoch:
-            outcome = Outcome.STALE
-        elif session.end_time is None:
-            outcome = await self._finish(session, events, ended, receive)
-        elif receive == SECOND:
-            outcome = await self._improve(session, events)
-        else:
-            outcome = Outcome.REPEATED
-        log.info(outcome.value, reason=ended.reason)
-        return outcome
+            return Outcome.STALE
+        if session.end_time is None:
+            return await self._finish(session, events, ended, receive)
+        if receive == SECOND:
+            return await self._improve(session, events)
+        return Outcome.REPEATED
 
     async def _finish(self, session: Session, events: list[Event], ended: SessionEnded, receive: int) -> Outcome:
         events += await self._the_rest(session.session_id, events)

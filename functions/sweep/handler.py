@@ -8,8 +8,9 @@ from typing import Any
 from functions import cold
 
 with cold.imports():
-    from functions.aws import Numbers, bind_request, start
+    from functions.aws import FLUSH_SECONDS, Numbers, bind_request, start
     from functions.sweep.sweep import Sweeper
+    from infra import tracing
     from infra.handoff import Handoff, open_handoff
     from infra.settings import Settings, SettingsError
     from infra.store import Store, open_store
@@ -18,7 +19,10 @@ with cold.imports():
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Sweep once, whatever the event says; answer with the number of sessions handed off."""
     bind_request(context)
-    return {"handed_off": _opened().sweep()}
+    try:
+        return {"handed_off": _opened().sweep()}
+    finally:
+        tracing.flush(FLUSH_SECONDS)
 
 
 @cache

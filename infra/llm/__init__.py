@@ -1,5 +1,6 @@
 """The model clients. `open_model` picks the provider the settings name."""
 
+from infra import tracing
 from infra.llm.base import Finished, FinishReason, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.settings import Settings, SettingsError
 
@@ -34,6 +35,15 @@ def open_one(settings: Settings) -> Model:
 
     A provider's SDK is imported only if it is the chosen one.
     """
+    model = _provider(settings)
+    if not tracing.is_on():
+        return model
+    from infra.llm.traced import TracedModel
+
+    return TracedModel(model, settings.llm_provider, settings.llm_model or settings.llm_provider)
+
+
+def _provider(settings: Settings) -> Model:
     if settings.llm_provider == "openai":
         from infra.llm.openai import OpenAIModel, ResponsesModel
 

@@ -162,6 +162,8 @@ class SqliteStore:
                                         FROM events e WHERE e.session_id = sessions.session_id),
                         output_tokens = (SELECT coalesce(sum(json_extract(metadata, '$.usage.output_tokens')), 0)
                                          FROM events e WHERE e.session_id = sessions.session_id),
+                        cost = (SELECT sum(json_extract(metadata, '$.usage.cost'))
+                                FROM events e WHERE e.session_id = sessions.session_id),
                         duration = max(0, CAST(round((julianday(?) - julianday(start_time)) * 86400) AS INTEGER))
                     WHERE session_id = ? AND epoch = ? AND end_time IS NULL
                         AND NOT EXISTS (SELECT 1 FROM events WHERE session_id = ? AND timestamp > ?)

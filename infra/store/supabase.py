@@ -23,7 +23,7 @@ from infra.store.supabase_errors import MIGRATE, check
 from infra.store.supabase_http import ReconnectingClient
 from infra.telemetry import get_logger
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """What `schema_version()` must answer at least: raised with a migration that this file needs."""
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=60.0)

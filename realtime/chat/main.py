@@ -1,5 +1,6 @@
 """The composition root: settings in, a running backend out. Everything is built here, and closed in reverse."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
@@ -28,15 +29,20 @@ from chat.web.endpoint import SessionSocket
 from chat.web.head import HeadAsGet
 from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable, open_handoff
 from infra.llm import Model, open_model
+from infra.llm.prices import load_prices
 from infra.port import SERVICE
 from infra.records import SessionEnded
 from infra.settings import Settings
 from infra.store import Store, open_store
 from infra.telemetry import get_logger
+from infra.tracing import start_tracing, stop_tracing
 
 SESSIONS_SECONDS, JOURNAL_SECONDS, ENDINGS_SECONDS = 1.0, 0.3, 0.7
 """How long the last steps may take at the end, in their order. With uvicorn's one second before them it is three in
 all, so that the local stack is gone within five."""
+
+TRACES_SECONDS = 1.0
+"""How long a collector may take for the last spans."""
 
 log = get_logger("main")
 
@@ -66,10 +72,13 @@ async def open_backend(
         SettingsError: DATA_DIR cannot be used, or is another container's; or the prompts cannot be used.
     """
     prompts = load_prompts(settings)
+    prices = load_prices(settings.prices_file)
     async with AsyncExitStack() as closing:
         store = store or await open_store(settings)
         closing.push_async_callback(store.close)
         container_id = _life_of(settings.container_id)
+        start_tracing(settings, "container", container_id)
+        closing.push_async_callback(asyncio.to_thread, stop_tracing, TRACES_SECONDS)
         heartbeat = Heartbeat(store, container_id, settings.heartbeat_seconds)
         closing.push_async_callback(heartbeat.close)
         await heartbeat.start()
@@ -105,6 +114,7 @@ async def open_backend(
             tool_seconds=settings.tool_timeout_seconds,
             max_tool_rounds=settings.max_tool_rounds,
             metrics=metrics,
+            prices=prices,
         )
         sessions = Sessions(store, journal, kit, prompts, endings, settings, container_id)
         sessions.start()

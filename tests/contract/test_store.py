@@ -333,10 +333,11 @@ async def test_the_end_is_written_once(store: Store) -> None:
 
 
 async def test_the_end_counts_the_tokens(store: Store) -> None:
-    """Those of every turn's last event, whatever else stands where a usage should."""
+    """And the cost: those of every turn's last event, whatever else stands where a usage should."""
     session = await an_open_session(store)
     usages: list[Any] = [
-        {"input_tokens": 30, "output_tokens": 7},
+        {"input_tokens": 30, "output_tokens": 7, "cost": 0.25},
+        {"input_tokens": 5, "output_tokens": 1, "cost": 0.5},
         {"input_tokens": 12, "output_tokens": 5},
         "odd",
         {},
@@ -351,7 +352,7 @@ async def test_the_end_counts_the_tokens(store: Store) -> None:
     assert await store.finish_session(session.session_id, 1, ended_at=last, summary="All said.")
     row = await store.session(session.session_id)
     assert row
-    assert (row.input_tokens, row.output_tokens) == (42, 12)
+    assert (row.input_tokens, row.output_tokens, row.cost) == (47, 13, 0.75)
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])

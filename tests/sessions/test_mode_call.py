@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
-from chat.protocol.frames import Usage
 from chat.sessions.mode_call import MODE_CHARS, ask_mode
 from infra.llm import Finished, Message, ModelError, ToolCall
 from tests.support.scripted import Pause, ScriptedModel, Step
@@ -17,7 +16,7 @@ QUESTION = [Message("system", "Which?"), Message("user", "hello")]
 async def test_the_answer_and_what_it_took() -> None:
     """All of its words, and its tokens; it is offered no tools."""
     model = ScriptedModel(["sup", "port", Finished("complete", 30, 2)])
-    assert await ask_mode(model, QUESTION) == ("support", Usage(30, 2))
+    assert await ask_mode(model, QUESTION) == ("support", Finished("complete", 30, 2))
     assert (model.calls, model.offered) == ([QUESTION], [[]])
 
 
@@ -34,7 +33,7 @@ async def test_a_failure_is_no_answer(script: Sequence[Step], cause: str) -> Non
     """A failure is logged without its text, which may hold secrets, and the model is not asked twice."""
     model = ScriptedModel(script)
     with capture_logs() as logs:
-        assert await ask_mode(model, QUESTION) == ("", Usage())
+        assert await ask_mode(model, QUESTION) == ("", None)
     assert [(line["event"], line["cause"]) for line in logs] == [("the model named no mode", cause)]
     assert "secret" not in str(logs)
     assert len(model.calls) == 1
@@ -46,7 +45,7 @@ async def test_a_model_that_takes_too_long_is_let_go(before: list[Step], monkeyp
     monkeypatch.setattr("chat.sessions.mode_call.MODE_SECONDS", 0.05)
     model = ScriptedModel([*before, asyncio.Event()])
     async with asyncio.timeout(5):
-        assert await ask_mode(model, QUESTION) == ("", Usage())
+        assert await ask_mode(model, QUESTION) == ("", None)
     assert model.cut_short.is_set()
 
 
@@ -61,7 +60,7 @@ async def test_a_model_that_talks_on_is_cut_short() -> None:
 async def test_a_tool_call_is_no_answer() -> None:
     """A model that calls what it was not offered has named no mode."""
     model = ScriptedModel([ToolCall("c", "look", "{}"), Finished("tool_calls", 3, 1)])
-    assert await ask_mode(model, QUESTION) == ("", Usage(3, 1))
+    assert await ask_mode(model, QUESTION) == ("", Finished("tool_calls", 3, 1))
 
 
 async def test_a_stop_stops_it() -> None:

@@ -28,6 +28,7 @@ from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta
 from infra.llm.base import Chunk
 from infra.llm.retries import ATTEMPTS
 from infra.store.sqlite import SqliteStore
+from infra.tracing.base import NO_SPAN
 from tests.support.scripted import Pause, ScriptedModel, Step
 
 ONE = Usage(1, 1)
@@ -61,6 +62,7 @@ class Talk:
 
     def __init__(self, context: ToolContext) -> None:
         self.context = context
+        self.trace = NO_SPAN
         self.told: list[Input] = []
         self.question: list[Message] | None = None
         self.waited = 0

@@ -80,6 +80,7 @@ def test_the_zip_carries_what_the_functions_import_and_nothing_else(prod: Packag
     code = """if True:
         import functions.summary.handler, functions.sweep.handler
         import infra.store.supabase, infra.llm.openai, infra.handoff.http
+        import infra.tracing.otel, infra.llm.traced, infra.handoff.traced
         import sys
         for name, module in sys.modules.items():
             if name.startswith(("functions", "infra")):

@@ -7,6 +7,7 @@ export interface SessionEnded {
   epoch: number;
   endedAt: Moment;
   reason: string;
+  traceparent: string | null;
 }
 
 /** The body is not such a message. The text names the part that is wrong, and quotes nothing. */
@@ -24,7 +25,7 @@ const REASONS = ["closed", "dropped", "shutdown", "crashed"];
  */
 export function readEnded(body: Uint8Array): SessionEnded {
   const fields = unwrapped(parse(body));
-  const { session_id, epoch, ended_at, reason, version = 1 } = fields;
+  const { session_id, epoch, ended_at, reason, version = 1, traceparent = null } = fields;
   if (typeof session_id !== "string" || !SESSION_ID.test(session_id)) {
     throw new Malformed(`session_id must match ${SESSION_ID.source.slice(1, -1)}`);
   }
@@ -35,7 +36,8 @@ export function readEnded(body: Uint8Array): SessionEnded {
     throw new Malformed(`reason must be one of ${REASONS.join(", ")}`);
   }
   if (version !== 1) throw new Malformed("version must be 1");
-  return { sessionId: session_id, epoch: epoch as number, endedAt, reason };
+  if (traceparent !== null && typeof traceparent !== "string") throw new Malformed("traceparent must be a string");
+  return { sessionId: session_id, epoch: epoch as number, endedAt, reason, traceparent };
 }
 
 function parse(body: Uint8Array): unknown {

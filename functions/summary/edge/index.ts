@@ -32,7 +32,8 @@ async function handle(request: Request): Promise<Response> {
   try {
     const ended = readEnded(new Uint8Array(await request.arrayBuffer()));
     const outcome = await summarize(ended, store(), model());
-    log("info", outcome, { session_id: ended.sessionId, epoch: ended.epoch, reason: ended.reason });
+    const traceId = ended.traceparent?.split("-")[1];
+    log("info", outcome, { session_id: ended.sessionId, epoch: ended.epoch, reason: ended.reason, trace_id: traceId });
     return answer(200, { outcome });
   } catch (error) {
     const { constructor, message, stack = "" } = error as Error;

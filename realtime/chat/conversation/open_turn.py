@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from chat.protocol import frames as wire
 
@@ -36,6 +37,7 @@ class OpenTurn:
             had.output_tokens + usage.output_tokens,
             had.cached_tokens + usage.cached_tokens,
             had.reasoning_tokens + usage.reasoning_tokens,
+            had.cost if usage.cost is UNSET else usage.cost if had.cost is UNSET else had.cost + usage.cost,
         )
 
     def take_text(self) -> str:

@@ -12,6 +12,7 @@ from chat.durability.drafts import Drafts, Speaker
 from chat.durability.shelf import Shelf
 from chat.durability.spool import Spool
 from chat.metrics import Metrics
+from infra import tracing
 from infra.backoff import backoff
 from infra.records import Event, Mode, utc_now
 from infra.store import Store, StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable
@@ -41,6 +42,7 @@ class _Entry(msgspec.Struct, frozen=True):
     written: Written
     on_saved: Callable[[int], None] | None = None
     through: int = 0
+    trace: str | None = None
 
 
 class Journal:
@@ -101,10 +103,13 @@ class Journal:
         if self._drafts:
             self._drafts.speaks(speaker)
 
-    def record(self, event: Event, through: int, on_saved: Callable[[int], None]) -> None:
-        """Store the event soon; then call `on_saved` with the highest `through` of its batch."""
+    def record(self, event: Event, through: int, on_saved: Callable[[int], None], trace: str | None = None) -> None:
+        """Store the event soon; then call `on_saved` with the highest `through` of its batch.
+
+        `trace` is what the event belongs to: see `infra.tracing`.
+        """
         self._hold(event)
-        self._courier.put(_Entry(event, on_saved, through))
+        self._courier.put(_Entry(event, on_saved, through, trace))
         if self._drafts and event.role == "assistant":
             self._drafts.recorded(event)
 
@@ -189,6 +194,14 @@ class Journal:
         return lost
 
     async def _deliver(self, batch: Sequence[_Entry]) -> Sequence[_Entry]:
+        traces = {entry.trace: None for entry in batch if entry.trace}
+        with tracing.span("write journal", {"realtime.entries": len(batch)}, kind="client", links=traces):
+            await self._write(batch)
+        self._let_go(batch)
+        self._tell(batch)
+        return ()
+
+    async def _write(self, batch: Sequence[_Entry]) -> None:
         await self._append([entry.written for entry in batch if isinstance(entry.written, Event)])
         if modes := dict(entry.written for entry in batch if not isinstance(entry.written, Event)):
             try:
@@ -199,7 +212,8 @@ class Journal:
             for entry in batch:
                 if isinstance(entry.written, Event) and entry.written.role == "assistant":
                     self._drafts.stored(entry.written)
-        self._let_go(batch)
+
+    def _tell(self, batch: Sequence[_Entry]) -> None:
         through: dict[Callable[[int], None], int] = {}
         for entry in batch:
             if entry.on_saved:
@@ -209,7 +223,6 @@ class Journal:
                 on_saved(highest)
             except Exception:  # the batch is stored: one listener's trouble must not have it written again
                 log.exception("saved, but could not be told")
-        return ()
 
     def _hold(self, event: Event) -> None:
         size = bytes_of(event)

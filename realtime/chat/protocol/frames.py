@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from infra.records import Event, Mode
 
@@ -18,12 +19,16 @@ DoneReason = Literal["complete", "cancelled", "error", "length", "cut"]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a turn took, in tokens as the model's provider counts them: the last two are part of the first two."""
+    """What a turn took, in tokens as the model's provider counts them: the last two are part of the first two.
+
+    `cost` is there where the operator's prices name the model, in the currency of the prices.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cost: float | UnsetType = UNSET
 
 
 # Server to client. Every frame but `pong` carries `seq`, which rises within an epoch.

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from chat.protocol.frames import Usage
 from infra.llm import Finished, Message, Model, ModelError, TextDelta
 from infra.patience import Patience
 from infra.telemetry import get_logger
@@ -17,8 +16,11 @@ MODE_CHARS = 200
 log = get_logger("mode")
 
 
-async def ask_mode(model: Model, question: Sequence[Message]) -> tuple[str, Usage]:
-    """The model's words, and what they took; no words if it fails or is not done in time. It is not asked again."""
+async def ask_mode(model: Model, question: Sequence[Message]) -> tuple[str, Finished | None]:
+    """The model's words, and how they ended, which says what they took. It is not asked again.
+
+    There are no words if it fails or is not done in time.
+    """
     try:
         async with Patience(MODE_SECONDS):
             return await _answer(model, question)
@@ -33,11 +35,11 @@ async def ask_mode(model: Model, question: Sequence[Message]) -> tuple[str, Usag
     except Exception as error:
         cause = type(error).__name__  # its text could quote keys and prompts
     log.warning("the model named no mode", cause=cause)
-    return "", Usage()
+    return "", None
 
 
-async def _answer(model: Model, question: Sequence[Message]) -> tuple[str, Usage]:
-    answer, usage = "", Usage()
+async def _answer(model: Model, question: Sequence[Message]) -> tuple[str, Finished | None]:
+    answer, finished = "", None
     async with aclosing(model.stream(question, [])) as chunks:
         async for chunk in chunks:
             if type(chunk) is TextDelta:
@@ -45,5 +47,5 @@ async def _answer(model: Model, question: Sequence[Message]) -> tuple[str, Usage
                 if len(answer) > MODE_CHARS:
                     break
             elif type(chunk) is Finished:
-                usage = Usage(chunk.input_tokens, chunk.output_tokens)
-    return answer, usage
+                finished = chunk
+    return answer, finished

@@ -248,7 +248,14 @@ class Sessions:
             timer.cancel()
         del self._live[session.session_id]
         session.end()
-        ended = SessionEnded(session_id=session.session_id, epoch=session.epoch, ended_at=utc_now(), reason=reason)
+        ended = SessionEnded(
+            session_id=session.session_id,
+            epoch=session.epoch,
+            ended_at=utc_now(),
+            reason=reason,
+            traceparent=session.trace.header,
+        )
+        session.trace.set({"realtime.reason": reason})
         leaving = asyncio.create_task(self._leave(session, ended))
         self._leaving[session.session_id] = leaving
         leaving.add_done_callback(lambda _: self._leaving.pop(session.session_id))
@@ -258,5 +265,6 @@ class Sessions:
         """Announce the end, but not before the last event is stored: the summary is made from stored events."""
         await session.stopped()
         await self._journal.settled()
+        session.trace.end()
         if self._endings:
             self._endings.put(ended)

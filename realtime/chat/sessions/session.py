@@ -15,6 +15,7 @@ from chat.protocol.frames import CloseCode, Done, ErrorCode, Token
 from chat.sessions.outbox import Outbox
 from chat.sessions.turn import SORRY, Turn, TurnKit
 from chat.tools.registry import ToolContext
+from infra import tracing
 from infra.llm import Message
 from infra.telemetry import bind, get_logger
 
@@ -27,6 +28,8 @@ class Session:
     """A conversation with its surroundings. `dispatch` is the one way in, and never awaits."""
 
     def __init__(self, conversation: Conversation, context: ToolContext, journal: Journal, kit: TurnKit) -> None:
+        about = {"gen_ai.conversation.id": conversation.session_id, "realtime.epoch": conversation.epoch}
+        self.trace = tracing.begin("session", about)
         self.session_id = conversation.session_id
         self.epoch = conversation.epoch
         self.context = context
@@ -166,7 +169,7 @@ class Session:
                 outbox.put(text)
 
     def _record(self, effect: Record) -> None:
-        self._journal.record(effect.event, effect.through, self._saved)
+        self._journal.record(effect.event, effect.through, self._saved, self.trace.header)
 
     def _record_mode(self, effect: RecordMode) -> None:
         self._journal.record_mode(self.session_id, effect.mode)

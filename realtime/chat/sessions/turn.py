@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import msgspec
+from msgspec import UNSET
 
 from chat.conversation.inputs import (
     End,
@@ -24,16 +25,20 @@ from chat.conversation.inputs import (
     ToolsAsked,
     TurnFailed,
 )
+from chat.conversation.open_turn import to_json
 from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
 from chat.protocol.frames import ErrorCode, Usage
 from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
 from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
+from infra import tracing
 from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import bounded, well_formed
+from infra.llm.prices import Prices
 from infra.llm.retries import Retries
 from infra.patience import Patience
-from infra.telemetry import get_logger
+from infra.telemetry import bind, get_logger
+from infra.tracing.base import NO_SPAN, Span
 
 BACKSTOP = 1.5
 """How much longer than `stall_seconds` a model may be silent to the turn. One over HTTP measures its silence itself,
@@ -54,6 +59,8 @@ class Talk(Protocol):
     """What a turn needs of its session."""
 
     context: ToolContext
+    trace: Span
+    """What its turns belong to."""
 
     def dispatch(self, happened: Input) -> None:
         """Tell the conversation what happened."""
@@ -80,9 +87,23 @@ class TurnKit(msgspec.Struct, frozen=True):
     tool_seconds: float
     max_tool_rounds: int
     metrics: Metrics
+    prices: Prices = Prices()
 
     def __post_init__(self) -> None:
         self.metrics.offer(spec.name for spec in self.tools.specs())
+
+    def used(self, finished: Finished) -> Usage:
+        """The tokens of one round, counted, and what they cost."""
+        cost = self.prices.cost(finished)
+        usage = Usage(
+            finished.input_tokens,
+            finished.output_tokens,
+            finished.cached_tokens,
+            finished.reasoning_tokens,
+            UNSET if cost is None else cost,
+        )
+        self.metrics.used(finished.model, usage)
+        return usage
 
 
 class Turn:
@@ -94,19 +115,33 @@ class Turn:
         self._kit = kit
         self._call_ids: set[str] = set()
         self._pace = Pace(kit.metrics)
+        self._span = NO_SPAN
 
     async def run(self) -> None:
         """Run to the end and tell it, unless the task is cancelled: then its session knows."""
+        about = {"gen_ai.conversation.id": self._talk.context.session_id, "realtime.turn_id": self._turn_id}
+        with tracing.span("turn", about, parent=self._talk.trace.header) as self._span:
+            if self._span.header:
+                bind(trace_id=self._span.header.split("-")[1])
+            try:
+                await self._run()
+            except asyncio.CancelledError:
+                self._span.set({"realtime.reason": "cancelled"})
+                raise
+
+    async def _run(self) -> None:
         talk, turn_id = self._talk, self._turn_id
         try:
             if question := talk.mode_question():
-                talk.dispatch(ModeFound(turn_id, *await ask_mode(self._kit.model, question)))
+                name, spent = await ask_mode(self._kit.model, question)
+                talk.dispatch(ModeFound(turn_id, name, self._kit.used(spent) if spent else Usage()))
             for round_number in count():
                 # After the last round the model gets no tools: it must answer with what it has.
                 tools = self._kit.tools.specs() if round_number < self._kit.max_tool_rounds else []
                 calls, finished = await self._ask(tools)
-                usage = self._used(finished)
+                usage = self._kit.used(finished)
                 if not calls:
+                    self._span.set({"realtime.reason": finished.reason})
                     end = End(finished.why, bounded(finished.opaque), finished.model)
                     talk.dispatch(ReplyFinished(turn_id, finished.reason, usage, end))
                     return
@@ -117,9 +152,11 @@ class Turn:
         except ModelError as error:
             self._kit.metrics.model_errors.labels(error.code).inc()
             log.warning("model failed", code=error.code, cause=_name(error), detail=error.detail)
+            self._span.failed(error.code)
             talk.dispatch(TurnFailed(turn_id, error.code, str(error)))
         except Exception:
             log.exception("turn failed")
+            self._span.failed(ErrorCode.INTERNAL.value)
             talk.dispatch(TurnFailed(turn_id, ErrorCode.INTERNAL, SORRY))
         finally:
             self._pace.over()
@@ -179,12 +216,6 @@ class Turn:
             self._pace.fell_silent(shown, to_call=bool(calls))
         return calls, finished
 
-    def _used(self, finished: Finished) -> Usage:
-        """The tokens of one round, counted."""
-        usage = Usage(finished.input_tokens, finished.output_tokens, finished.cached_tokens, finished.reasoning_tokens)
-        self._kit.metrics.used(finished.model, usage)
-        return usage
-
     def _think(self, text: str) -> int:
         """Pass a thought on, if there is one: without it the provider only says that it is at work. Its length."""
         if text:
@@ -193,6 +224,20 @@ class Turn:
 
     async def _answer(self, call: ToolCall) -> None:
         """Run one tool; whatever goes wrong is a result that the model can read."""
+        tool = call.name if call.name in self._kit.tools else UNKNOWN_TOOL
+        about = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool, "gen_ai.tool.call.id": call.call_id}
+        with tracing.span(f"execute_tool {tool}", about) as span:
+            result, problem, outcome = await self._use(call)
+            if problem is not None:
+                span.failed(outcome)
+            if tracing.has_contents():
+                answer = to_json({"error": problem} if problem is not None else result)
+                span.set({"gen_ai.tool.call.arguments": call.arguments, "gen_ai.tool.call.result": answer})
+        self._kit.metrics.tool_calls.labels(tool, outcome).inc()
+        self._talk.dispatch(ToolAnswered(self._turn_id, call.call_id, result, problem))
+
+    async def _use(self, call: ToolCall) -> tuple[Any, str | None, Outcome]:
+        """The tool's result, or what is wrong in words, and which of these it is."""
         result, problem = None, None
         outcome: Outcome = "error"
         try:
@@ -210,9 +255,7 @@ class Turn:
         except Exception:
             log.exception("tool failed", tool=call.name)
             problem = "the tool failed"
-        tool = call.name if call.name in self._kit.tools else UNKNOWN_TOOL
-        self._kit.metrics.tool_calls.labels(tool, outcome).inc()
-        self._talk.dispatch(ToolAnswered(self._turn_id, call.call_id, result, problem))
+        return result, problem, outcome
 
     def _unique(self, call: ToolCall) -> ToolCall:
         """The call in Unicode, under an id that no other of this turn has: some leave ids out, or repeat them.

@@ -45,6 +45,20 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost: float | None = None
+    title: str | None = None
+
+
+class SessionListed(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as its user's list has it: without its epoch and container, with the number of their messages."""
+
+    session_id: str
+    start_time: datetime
+    end_time: datetime | None
+    duration: int | None
+    mode: Mode | None
+    title: str | None
+    final_summary: str | None
+    messages: int
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self, get_origin
 from urllib.parse import unquote, urlsplit
@@ -12,6 +13,9 @@ from infra.env_file import LIKENESS, misspelt, read_env_file
 
 WhileBusy = Literal["queue", "interrupt", "reject", "merge"]
 
+AuthKind = Literal["supabase", "jwt", "guest", "none"]
+LEAST_SECRET_CHARS = 32
+
 HEADER_WORD = re.compile(r"[!-~]+")
 """What may stand for a secret in an HTTP header."""
 
@@ -21,6 +25,8 @@ QUIRKS = ("no_tools", "no_tool_history", "max_tokens", "no_stream_options", "no_
 URLS = {
     "supabase_url": "https://abcdefgh.supabase.co",
     "openai_base_url": "http://localhost:11434/v1",
+    "auth_issuer": "https://example.auth0.com/",
+    "auth_jwks_url": "https://example.auth0.com/.well-known/jwks.json",
     "anthropic_base_url": "https://api.anthropic.com",
     "disconnect_queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/session-ended",
     "handoff_url": "https://abcdefgh.supabase.co/functions/v1/summary",
@@ -47,8 +53,10 @@ class Settings(BaseModel):
     # The container
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
     container_id: str | None = None
-    allowed_origins: str = "*"
+    allowed_origins: str = ""
+    forwarded_allow_ips: str = "127.0.0.1"
     max_sessions: int = Field(default=2000, ge=1)
     max_sessions_bytes: int = Field(default=192 * 1024 * 1024, ge=1024 * 1024)
     max_frame_bytes: int = Field(default=256 * 1024, ge=1024)
@@ -58,11 +66,34 @@ class Settings(BaseModel):
     heartbeat_seconds: float = Field(default=10, gt=0, le=3600)
     reconcile_seconds: float = Field(default=60, gt=0)
     dead_after_seconds: float = Field(default=60, gt=0, le=86_400)
+    retention_days: float | None = Field(default=None, gt=0)
     drain_seconds: float = Field(default=20, ge=0)
     replay_bytes: int = Field(default=256 * 1024, ge=0)
     slow_reader_seconds: float = Field(default=20, gt=0)
     ping_seconds: float = Field(default=20, gt=0)
     keep_alive_seconds: int = Field(default=130, ge=1)
+
+    # Who may come, and how much they may have
+    auth: Literal["", "supabase", "jwt", "guest", "none"] = ""
+    auth_none_anywhere: bool = False
+    auth_issuer: str | None = None
+    auth_audience: str | None = None
+    auth_jwks_url: str | None = None
+    auth_user_claim: str = "sub"
+    supabase_publishable_key: str | None = None
+    supabase_jwt_secret: SecretStr | None = None
+    session_secret: SecretStr | None = None
+    admin_token: SecretStr | None = None
+    limit_connections: int = Field(default=120, ge=0)
+    limit_requests: int = Field(default=600, ge=0)
+    limit_guests: int = Field(default=120, ge=0)
+    limit_openings: int = Field(default=240, ge=0)
+    limit_messages: int = Field(default=30, ge=0)
+    limit_waiting: int = Field(default=64, ge=0)
+    limit_sockets: int = Field(default=20, ge=0)
+    limit_session_sockets: int = Field(default=20, ge=0)
+    limit_live_sessions: int = Field(default=20, ge=0)
+    limit_user_tokens: int = Field(default=5_000_000, ge=0)
 
     # The conversation
     prompts_file: Path | None = None
@@ -107,9 +138,27 @@ class Settings(BaseModel):
 
     @property
     def origins(self) -> list[str]:
-        """The pages that may connect; `["*"]` for all."""
+        """The pages that may connect besides the server's own; `["*"]` for all."""
         origins = [origin.strip() for origin in self.allowed_origins.split(",") if origin.strip()]
         return ["*"] if "*" in origins else origins
+
+    @property
+    def auth_kind(self) -> AuthKind:
+        """How callers say who they are: AUTH, or what the other settings lead to."""
+        if self.auth:
+            return self.auth
+        if self.supabase_url and self.supabase_publishable_key:
+            return "supabase"
+        return "none" if is_this_machine(self.host) else "guest"
+
+    @property
+    def auth_reason(self) -> str:
+        """Why it is that, for people."""
+        if self.auth:
+            return "as AUTH says"
+        if self.auth_kind == "supabase":
+            return "as SUPABASE_URL and SUPABASE_PUBLISHABLE_KEY are set"
+        return f"as HOST is {self.host}" + (": this machine alone" if self.auth_kind == "none" else "")
 
     @property
     def quirks(self) -> list[str]:
@@ -185,6 +234,27 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _callers_are_known(self) -> Self:
+        if self.auth == "supabase" and not self.supabase_url:
+            raise ValueError("SUPABASE_URL: needed with AUTH=supabase; its tokens are checked with that project's keys")
+        if self.auth == "jwt" and not (self.auth_issuer and self.auth_audience):
+            raise ValueError("AUTH_ISSUER, AUTH_AUDIENCE: needed with AUTH=jwt; what your tokens say as iss and aud")
+        if self.auth == "none" and not self.auth_none_anywhere and not is_this_machine(self.host):
+            raise ValueError(
+                f"AUTH: none on HOST={self.host} lets anybody in; use guest, supabase or jwt, or say"
+                " AUTH_NONE_ANYWHERE=yes if something in front of this server asks"
+            )
+        for name in ("session_secret", "supabase_jwt_secret", "admin_token"):
+            secret: SecretStr | None = getattr(self, name)
+            if secret and len(secret.get_secret_value()) < LEAST_SECRET_CHARS:
+                raise ValueError(f"{name.upper()}: must have at least {LEAST_SECRET_CHARS} characters, none guessable")
+        if self.admin_token and not HEADER_WORD.fullmatch(self.admin_token.get_secret_value()):
+            raise ValueError("ADMIN_TOKEN: must be of ASCII letters, digits and signs, without spaces")
+        if (self.supabase_publishable_key or "sb_publishable_").startswith("sb_secret_"):
+            raise ValueError("SUPABASE_PUBLISHABLE_KEY: this is a secret key; pages get to see this one")
+        return self
+
+    @model_validator(mode="after")
     def _model_is_named(self) -> Self:
         if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
             raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
@@ -220,6 +290,14 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
         return Settings.model_validate({name: found[name] for name in Settings.model_fields if name in found})
     except ValidationError as error:
         raise SettingsError("; ".join(_line(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine can connect to a server that listens there."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def unread(env_file: Path = Path(".env")) -> list[str]:

@@ -14,7 +14,6 @@ from chat.metrics import Metrics
 from chat.sessions.door import Departure
 from chat.sessions.session import Session
 from chat.web.connection import CLOSED_WITH
-from chat.web.endpoint import SessionSocket
 from infra.llm import Finished, ModelError, ToolCall
 from infra.records import Event
 from tests.sessions.test_registry import House, house  # noqa: F401 - a fixture
@@ -47,7 +46,7 @@ async def visit(house: House, session_id: str = "s", code: int = 1000) -> Scrape
         "extensions": {CLOSED_WITH: lambda: code},
     }
     frames.put_nowait({"type": "websocket.connect"})
-    serving = asyncio.create_task(SessionSocket(house.sessions, house.journal, house.settings)(scope, frames.get, send))
+    serving = asyncio.create_task(house.socket()(scope, frames.get, send))
     await turns_of_the_loop()
     meanwhile = read(house.metrics)
     frames.put_nowait({"type": "websocket.disconnect", "code": code})

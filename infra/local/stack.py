@@ -220,6 +220,7 @@ def _welcome(settings: Settings) -> str:
         "queue": f"{settings.disconnect_queue_url}  (SQS, emulated by moto)",
         "data": settings.supabase_url or settings.data_dir.resolve() / "realtime.db",
         "model": settings.model,
+        "auth": f"{settings.auth_kind}, {settings.auth_reason}",
     }
     if settings.handoff_url:
         lines["queue"] = f"none: ended sessions are handed to {settings.handoff_url}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from infra.records import Event, Mode, Orphan, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, SessionListed, UserStats
 
 
 class StoreError(Exception):
@@ -119,6 +119,21 @@ class Store(Protocol):
 
     async def user_stats(self, user_id: str) -> UserStats:
         """The user's own figures, of their latest `MOST_COUNTED` sessions; zeros and None for an unknown user."""
+
+    async def user_tokens(self, user_id: str, *, since: datetime) -> int:
+        """How many tokens, in and out, the user's turns took that ended since then, in their latest sessions."""
+
+    async def list_sessions(self, user_id: str, *, before: str | None, limit: int) -> list[SessionListed]:
+        """The user's sessions, newest first; with `before`, those that follow that one, none if it is not theirs."""
+
+    async def set_title(self, session_id: str, user_id: str, title: str) -> bool:
+        """Name a session, if it is this user's; whether it is."""
+
+    async def delete_session(self, session_id: str, user_id: str) -> bool:
+        """Remove a session and all that was said in it, if it is this user's; whether it was."""
+
+    async def delete_before(self, moment: datetime, *, limit: int) -> int:
+        """Remove so many of the sessions that ended before then, the oldest first; how many were removed."""
 
     async def beat(self, container_id: str, *, at: datetime) -> None:
         """Note that this container was alive then; its row is made by the first beat."""

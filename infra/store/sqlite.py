@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from infra.records import Event, Mode, Orphan, Session, UserStats, utc_now
+from infra.records import Event, Mode, Orphan, Session, SessionListed, UserStats, utc_now
 from infra.sqlite import Database
 from infra.store.base import (
     MOST_ANNOUNCEMENTS,
@@ -205,6 +205,49 @@ class SqliteStore:
             last_seen=row["last_seen"] and datetime.fromisoformat(row["last_seen"]),
         )
 
+    async def user_tokens(self, user_id: str, *, since: datetime) -> int:
+        """See `Store.user_tokens`."""
+        query = """
+            SELECT coalesce(sum(json_extract(e.metadata, '$.usage.input_tokens')
+                                + json_extract(e.metadata, '$.usage.output_tokens')), 0) AS tokens
+            FROM (SELECT session_id FROM sessions WHERE user_id = ? AND (end_time IS NULL OR end_time >= ?)
+                  ORDER BY start_time DESC LIMIT ?) s
+            JOIN events e ON e.session_id = s.session_id WHERE e.timestamp >= ?
+            """
+        (row,) = await self._read(query, user_id, _text(since), MOST_COUNTED, _text(since))
+        return int(row["tokens"])
+
+    async def list_sessions(self, user_id: str, *, before: str | None, limit: int) -> list[SessionListed]:
+        """See `Store.list_sessions`."""
+        query = """
+            SELECT s.*,
+                (SELECT count(*) FROM events e WHERE e.session_id = s.session_id AND e.role = 'user') AS messages
+            FROM sessions s
+            WHERE s.user_id = ?1 AND (?2 IS NULL OR (s.start_time, s.session_id) <
+                (SELECT start_time, session_id FROM sessions WHERE session_id = ?2 AND user_id = ?1))
+            ORDER BY s.start_time DESC, s.session_id DESC LIMIT ?3
+            """
+        return [_listed(row) for row in await self._read(query, user_id, before, limit)]
+
+    async def set_title(self, session_id: str, user_id: str, title: str) -> bool:
+        """See `Store.set_title`."""
+        query = "UPDATE sessions SET title = ? WHERE session_id = ? AND user_id = ?"
+        values = (storable(title), session_id, user_id)
+        return await self._run(lambda db: db.execute(query, values).rowcount == 1)
+
+    async def delete_session(self, session_id: str, user_id: str) -> bool:
+        """See `Store.delete_session`."""
+        query = "DELETE FROM sessions WHERE session_id = ? AND user_id = ?"
+        return await self._run(lambda db: db.execute(query, (session_id, user_id)).rowcount == 1)
+
+    async def delete_before(self, moment: datetime, *, limit: int) -> int:
+        """See `Store.delete_before`."""
+        query = """
+            DELETE FROM sessions WHERE session_id IN
+                (SELECT session_id FROM sessions WHERE end_time < ? ORDER BY end_time LIMIT ?)
+            """
+        return await self._run(lambda db: db.execute(query, (_text(moment), limit)).rowcount)
+
     async def beat(self, container_id: str, *, at: datetime) -> None:
         """See `Store.beat`."""
         await self._run(
@@ -313,6 +356,13 @@ def _append(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
 def _session(row: sqlite3.Row) -> Session:
     fields = {name: row[name] for name in Session.__struct_fields__}
     return Session(
+        **fields | {"start_time": datetime.fromisoformat(row["start_time"]), "end_time": _moment(row["end_time"])}
+    )
+
+
+def _listed(row: sqlite3.Row) -> SessionListed:
+    fields = {name: row[name] for name in SessionListed.__struct_fields__}
+    return SessionListed(
         **fields | {"start_time": datetime.fromisoformat(row["start_time"]), "end_time": _moment(row["end_time"])}
     )
 

@@ -16,14 +16,14 @@ from postgrest.exceptions import APIError
 from postgrest.types import ReturnMethod
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from infra.records import Event, Mode, Orphan, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, SessionListed, UserStats
 from infra.settings import Settings
 from infra.store.base import NotYours, StoreError, StoreMisconfigured, StoreRefused, StoreUnavailable, storable
 from infra.store.supabase_errors import MIGRATE, check
 from infra.store.supabase_http import ReconnectingClient
 from infra.telemetry import get_logger
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """What `schema_version()` must answer at least: raised with a migration that this file needs."""
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=60.0)
@@ -249,6 +249,31 @@ class SupabaseStore:
             last_seen=row["last_seen"] and datetime.fromisoformat(row["last_seen"]),
         )
 
+    async def user_tokens(self, user_id: str, *, since: datetime) -> int:
+        """See `Store.user_tokens`."""
+        parameters = {"p_user_id": user_id, "p_since": since.isoformat()}
+        return int(await self._run_in_turn(self._client.rpc("user_tokens", parameters)))
+
+    async def list_sessions(self, user_id: str, *, before: str | None, limit: int) -> list[SessionListed]:
+        """See `Store.list_sessions`."""
+        parameters = {"p_user_id": user_id, "p_before": before, "p_limit": limit}
+        return [_listed(row) for row in await self._run_in_turn(self._client.rpc("list_sessions", parameters))]
+
+    async def set_title(self, session_id: str, user_id: str, title: str) -> bool:
+        """See `Store.set_title`."""
+        changed = self._client.table("sessions").update({"title": storable(title)})
+        return bool(await self._run_in_turn(changed.eq("session_id", session_id).eq("user_id", user_id)))
+
+    async def delete_session(self, session_id: str, user_id: str) -> bool:
+        """See `Store.delete_session`."""
+        deleted = self._client.table("sessions").delete()
+        return bool(await self._run_in_turn(deleted.eq("session_id", session_id).eq("user_id", user_id)))
+
+    async def delete_before(self, moment: datetime, *, limit: int) -> int:
+        """See `Store.delete_before`."""
+        parameters = {"p_before": moment.isoformat(), "p_limit": limit}
+        return int(await self._run_in_turn(self._client.rpc("delete_before", parameters)))
+
     async def beat(self, container_id: str, *, at: datetime) -> None:
         """See `Store.beat`."""
         row = {"container_id": container_id, "seen_at": at.isoformat()}
@@ -297,6 +322,11 @@ def is_service_key(key: str) -> bool:
 def _session(row: Mapping[str, Any]) -> Session:
     fields = {name: row[name] for name in Session.__struct_fields__}
     return Session(**fields | {name: _moment(row[name]) for name in ("start_time", "end_time")})
+
+
+def _listed(row: Mapping[str, Any]) -> SessionListed:
+    fields = {name: row[name] for name in SessionListed.__struct_fields__}
+    return SessionListed(**fields | {name: _moment(row[name]) for name in ("start_time", "end_time")})
 
 
 def _orphan(row: Mapping[str, Any]) -> Orphan:

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.routing import WebSocketRoute
 
@@ -24,9 +25,18 @@ from chat.sessions.registry import Sessions
 from chat.sessions.turn import TurnKit
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
+from chat.web.admission import Admission
 from chat.web.api import FRONTEND, VERSION, create_router
+from chat.web.callers import Callers
+from chat.web.conversations import create_conversations
 from chat.web.endpoint import SessionSocket
 from chat.web.head import HeadAsGet
+from chat.web.headers import SafeHeaders
+from chat.web.identity import Identities, open_identities
+from chat.web.limits import Limits
+from chat.web.origins import Origins
+from chat.web.quota import Quota
+from chat.web.sign_in import create_sign_in
 from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable, open_handoff
 from infra.llm import Model, open_model
 from infra.llm.prices import load_prices
@@ -107,6 +117,7 @@ async def open_backend(
         if settings.supabase_url:  # SQLite is on the same disk: what it cannot store, the spool could not either
             await journal.recover(spool)
         journal.start()
+        quota = Quota(store, metrics, 0 if settings.auth_kind == "none" else settings.limit_user_tokens)
         kit = TurnKit(
             model=model,
             tools=tools or standard_tools(),
@@ -115,6 +126,7 @@ async def open_backend(
             max_tool_rounds=settings.max_tool_rounds,
             metrics=metrics,
             prices=prices,
+            spend=quota.spend,
         )
         sessions = Sessions(store, journal, kit, prompts, endings, settings, container_id)
         sessions.start()
@@ -123,7 +135,9 @@ async def open_backend(
             reconciler = Reconciler(store, container_id, sessions.is_known, endings, settings.reconcile_seconds)
             closing.push_async_callback(reconciler.close)
             reconciler.start()
-        yield Backend(_create_app(store, sessions, journal, settings), sessions)
+        identities = open_identities(settings)
+        closing.push_async_callback(identities.close)
+        yield Backend(_create_app(store, sessions, journal, identities, quota, settings), sessions)
 
 
 def _encode(ended: SessionEnded) -> bytes:
@@ -135,14 +149,31 @@ def _life_of(name: str | None) -> str:
     return f"{name}-{uuid4().hex[:8]}" if name else uuid4().hex
 
 
-def _create_app(store: Store, sessions: Sessions, journal: Journal, settings: Settings) -> FastAPI:
+def _create_app(
+    store: Store, sessions: Sessions, journal: Journal, identities: Identities, quota: Quota, settings: Settings
+) -> FastAPI:
     # No pages of documentation: FastAPI's load their scripts from elsewhere. /openapi.json is ours.
-    app = FastAPI(title=SERVICE, version=VERSION, docs_url=None, redoc_url=None)
+    app = FastAPI(title=SERVICE, version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET"])
-    app.router.routes.append(
-        WebSocketRoute("/ws/session/{session_id:path}", SessionSocket(sessions, journal, settings))
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type"],
     )
-    app.include_router(create_router(store, sessions, journal))
+    app.add_middleware(SafeHeaders, settings=settings)
+    limits = Limits(settings, sessions.metrics)
+    callers = Callers(identities, limits)
+    admission = Admission(identities, Origins(settings.origins), limits, quota, sessions)
+    socket = SessionSocket(sessions, journal, admission, settings.max_message_chars)
+    app.router.routes.append(WebSocketRoute("/ws/session/{session_id:path}", socket))
+    app.include_router(create_router(store, sessions, journal, callers))
+    app.include_router(create_sign_in(identities, callers, limits, settings))
+    app.include_router(create_conversations(store, sessions, callers))
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(callers.operator)])
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
     app.mount("/", StaticFiles(directory=FRONTEND, html=True))
     return app

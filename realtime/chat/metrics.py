@@ -25,6 +25,10 @@ OPENING_REFUSALS = (
     ErrorCode.BAD_FIELD,
     ErrorCode.BAD_SESSION_ID,
     ErrorCode.BAD_USER_ID,
+    ErrorCode.UNAUTHORIZED,
+    ErrorCode.AUTH_UNAVAILABLE,
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.QUOTA_EXCEEDED,
     ErrorCode.NOT_YOUR_SESSION,
     ErrorCode.AT_CAPACITY,
     ErrorCode.RESTARTING,
@@ -33,6 +37,19 @@ OPENING_REFUSALS = (
 )
 MODEL_ERRORS = tuple(code.value for code in ErrorCode if code.value.startswith("model_"))
 TOKEN_KINDS = ("input", "output", "cached", "reasoning")
+LIMITS = (
+    "connections",
+    "requests",
+    "guests",
+    "openings",
+    "messages",
+    "tokens",
+    "waiting",
+    "sockets",
+    "session_sockets",
+    "live_sessions",
+)
+"""The limits of `chat.web.limits`, by name."""
 UNNAMED = "(unnamed)"
 """Stands for a model that does not say its name, as the demo."""
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
@@ -118,6 +135,11 @@ class Metrics:
         self.connections_refused = self._counter(
             "realtime_connections_refused", "Connections that were closed at once: too few open files are left."
         )
+        self.limited = self._counter(
+            "realtime_limited", "What was refused because a visitor had or did too much, by the limit.", "limit"
+        )
+        for limit in LIMITS:
+            self.limited.labels(limit)
         for code in (*sorted(CLOSE_CODES), "other"):
             self.sockets_closed.labels(str(code))
         for refusal in OPENING_REFUSALS:

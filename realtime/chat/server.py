@@ -18,6 +18,7 @@ from chat.main import Backend, open_backend
 from chat.web.connection import Connection
 from chat.web.http import HttpConnection
 from chat.web.open_files import OpenFiles, make_room_for_sockets
+from chat.web.operations import metrics_at
 from infra.port import taken
 from infra.proxy import prepare_proxies
 from infra.settings import Settings, SettingsError, load_settings, unread
@@ -81,6 +82,7 @@ def create_server(backend: Backend, settings: Settings) -> Server:
             ws_ping_timeout=settings.ping_seconds,
             timeout_keep_alive=settings.keep_alive_seconds,  # a balancer must not find it closed
             timeout_graceful_shutdown=1,
+            forwarded_allow_ips=settings.forwarded_allow_ips,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -133,9 +135,13 @@ def leave_with_parent(server: Server, fd: int) -> None:
 async def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     with listen(settings.host, settings.port) as listener:
-        async with open_backend(settings) as backend:
+        async with (
+            open_backend(settings) as backend,
+            metrics_at(settings.host, settings.metrics_port, backend.sessions.metrics),
+        ):
             host, port = listener.getsockname()[:2]
-            get_logger("main").info("serving", host=host, port=port, model=settings.model)
+            who = {"auth": settings.auth_kind, "why": settings.auth_reason}
+            get_logger("main").info("serving", host=host, port=port, model=settings.model, **who)
             spare_the_collector()
             make_room_for_sockets(settings.max_sessions)
             server = create_server(backend, settings)

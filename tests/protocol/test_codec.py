@@ -129,9 +129,9 @@ def test_frames_that_are_taken(text: str, frame: ClientFrame) -> None:
             (ErrorCode.MESSAGE_TOO_LONG, "The message has 51 characters; the most is 50.", "m"),
         ),
         ("x" * 51, (ErrorCode.MESSAGE_TOO_LONG, "The message has 51 characters; the most is 50.", None)),
-        ('{"type":"token"}', (ErrorCode.UNKNOWN_TYPE, "`type` must be one of message, cancel, ping.", None)),
-        ('{"type":7}', (ErrorCode.UNKNOWN_TYPE, "`type` must be one of message, cancel, ping.", None)),
-        ("{}", (ErrorCode.UNKNOWN_TYPE, "`type` must be one of message, cancel, ping.", None)),
+        ('{"type":"token"}', (ErrorCode.UNKNOWN_TYPE, "`type` must be one of message, cancel, auth, ping.", None)),
+        ('{"type":7}', (ErrorCode.UNKNOWN_TYPE, "`type` must be one of message, cancel, auth, ping.", None)),
+        ("{}", (ErrorCode.UNKNOWN_TYPE, "`type` must be one of message, cancel, auth, ping.", None)),
         ('{"type":"message"}', (ErrorCode.BAD_FIELD, "Object missing required field `content`.", None)),
         (
             '{"type":"message","content":7}',

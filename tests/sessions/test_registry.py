@@ -18,7 +18,12 @@ from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
 from chat.sessions.turn import TurnKit
 from chat.tools.registry import Registry
+from chat.web.admission import Admission
 from chat.web.endpoint import SessionSocket
+from chat.web.identity import Identities
+from chat.web.limits import Limits
+from chat.web.origins import Origins
+from chat.web.quota import Quota
 from infra.handoff import HandoffUnavailable
 from infra.records import SessionEnded, utc_now
 from infra.store import StoreUnavailable
@@ -60,6 +65,12 @@ class House:
         """A new one."""
         self.clients.append(client := Client())
         return client
+
+    def socket(self) -> SessionSocket:
+        """The door to it, for whoever comes."""
+        limits, quota = Limits(self.settings, self.metrics), Quota(self.store, self.metrics, 0)
+        admission = Admission(Identities(None), Origins([]), limits, quota, self.sessions)
+        return SessionSocket(self.sessions, self.journal, admission, self.settings.max_message_chars)
 
     async def attach(self, client: Client, session_id: str = "s", user_id: str = "u") -> Session:
         """See `Sessions.attach`."""
@@ -274,7 +285,7 @@ async def test_who_does_not_read_is_not_listened_to(house: House, monkeypatch: p
     for message in ({"type": "websocket.connect"}, *[{"type": "websocket.receive", "text": '{"type": "ping"}'}] * 5):
         frames.put_nowait(message)
     scope = {"path_params": {"session_id": "s"}, "query_string": b"user_id=u", "headers": [], "extensions": {}}
-    serving = asyncio.create_task(SessionSocket(house.sessions, house.journal, house.settings)(scope, frames.get, send))
+    serving = asyncio.create_task(house.socket()(scope, frames.get, send))
     await asyncio.wait_for(reading.reached.wait(), PATIENCE)
     await turns_of_the_loop()
     assert frames.qsize() == 4

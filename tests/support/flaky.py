@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from infra.records import Event, Mode, Orphan, Session, UserStats
+from infra.records import Event, Mode, Orphan, Session, SessionListed, UserStats
 from infra.store import Store, StoreRefused
 
 
@@ -107,6 +107,31 @@ class FlakyStore:
         """See `Store.user_stats`."""
         await self._meet_the_weather()
         return await self._store.user_stats(user_id)
+
+    async def user_tokens(self, user_id: str, *, since: datetime) -> int:
+        """See `Store.user_tokens`."""
+        await self._meet_the_weather()
+        return await self._store.user_tokens(user_id, since=since)
+
+    async def list_sessions(self, user_id: str, *, before: str | None, limit: int) -> list[SessionListed]:
+        """See `Store.list_sessions`."""
+        await self._meet_the_weather()
+        return await self._store.list_sessions(user_id, before=before, limit=limit)
+
+    async def set_title(self, session_id: str, user_id: str, title: str) -> bool:
+        """See `Store.set_title`."""
+        await self._meet_the_weather()
+        return await self._store.set_title(session_id, user_id, title)
+
+    async def delete_session(self, session_id: str, user_id: str) -> bool:
+        """See `Store.delete_session`."""
+        await self._meet_the_weather()
+        return await self._store.delete_session(session_id, user_id)
+
+    async def delete_before(self, moment: datetime, *, limit: int) -> int:
+        """See `Store.delete_before`."""
+        await self._meet_the_weather()
+        return await self._store.delete_before(moment, limit=limit)
 
     async def beat(self, container_id: str, *, at: datetime) -> None:
         """See `Store.beat`."""

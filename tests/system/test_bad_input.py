@@ -28,7 +28,7 @@ async def is_well(server: Served, session_id: str = "neighbour") -> bool:
     [
         ('{"type": "message", ', "bad_json", "valid JSON"),
         ("{" * 50_000, "bad_json", "valid JSON"),
-        ('{"type": "shout", "content": "x"}', "unknown_type", "message, cancel, ping"),
+        ('{"type": "shout", "content": "x"}', "unknown_type", "message, cancel, auth, ping"),
         ('{"content": "x"}', "unknown_type", "`type`"),
         ('{"type": "message"}', "bad_field", "`content`"),
         ('{"type": "message", "content": 5}', "bad_field", "$.content"),

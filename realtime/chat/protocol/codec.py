@@ -18,7 +18,7 @@ class ProtocolError(Exception):
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
-_TYPES = "message, cancel, ping"
+_TYPES = "message, cancel, auth, ping"
 
 
 def encode(frame: ServerFrame) -> str:

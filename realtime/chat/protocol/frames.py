@@ -31,7 +31,7 @@ class Usage(msgspec.Struct, frozen=True):
     cost: float | UnsetType = UNSET
 
 
-# Server to client. Every frame but `pong` carries `seq`, which rises within an epoch.
+# Server to client. Every frame of the stream carries `seq`, which rises within an epoch.
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -154,6 +154,19 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
     reconnect_in_ms: int
 
 
+class Authenticated(msgspec.Struct, frozen=True, tag="authenticated", omit_defaults=True):
+    """An `auth` frame was taken: the client is this user, for so many seconds or for good."""
+
+    user_id: str
+    expires_in: int | None = None
+
+
+class AuthExpiring(msgspec.Struct, frozen=True, tag="auth_expiring"):
+    """The client's token ends in so many seconds: it should send a new one in an `auth` frame, and is closed if not."""
+
+    in_seconds: int
+
+
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
     """The answer to `ping`."""
 
@@ -161,7 +174,7 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 StreamFrame = Accepted | ModeChosen | Token | ToolCalled | ToolResult | Done | Saved | Error | Goodbye
 """A frame of the session's stream: every connection gets it, and may ask for it again by its `seq`."""
 
-ServerFrame = Ready | StreamFrame | Reasoning | Pong
+ServerFrame = Ready | StreamFrame | Reasoning | Authenticated | AuthExpiring | Pong
 
 
 # Client to server. Unknown fields are passed over, so that an older server serves a newer client.
@@ -180,11 +193,17 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     turn_id: str | None = None
 
 
+class Auth(msgspec.Struct, frozen=True, tag="auth"):
+    """Who the client is: as its first frame, or at any time with a newer token."""
+
+    token: str
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """A question whether the server is there."""
 
 
-ClientFrame = Message | Cancel | Ping
+ClientFrame = Message | Cancel | Auth | Ping
 
 
 class ErrorCode(str, Enum):
@@ -198,6 +217,10 @@ class ErrorCode(str, Enum):
     MESSAGE_ID_USED = "message_id_used"
     BAD_SESSION_ID = "bad_session_id"
     BAD_USER_ID = "bad_user_id"
+    UNAUTHORIZED = "unauthorized"
+    AUTH_UNAVAILABLE = "auth_unavailable"
+    RATE_LIMITED = "rate_limited"
+    QUOTA_EXCEEDED = "quota_exceeded"
     NOT_YOUR_SESSION = "not_your_session"
     AT_CAPACITY = "at_capacity"
     RESTARTING = "restarting"
@@ -229,9 +252,11 @@ class CloseCode(Enum):
     RESTARTING = (1012, True, "the server is restarting")
     AT_CAPACITY = (1013, True, "the server is full, try again later")
     BAD_REQUEST = (4400, False, "the session or user id is not acceptable")
+    UNAUTHORIZED = (4401, True, "a good token is needed; reconnect with a new one")
     NOT_YOURS = (4403, False, "the session belongs to another user")
+    GONE = (4404, False, "the conversation was removed")
     SLOW_READER = (4408, True, "the client did not read fast enough")
-    TOO_FAST = (4429, True, "the client sent more frames than anybody has a use for")
+    TOO_FAST = (4429, True, "more than one visitor may have or send; come back later")
     INTERNAL = (4500, True, "something went wrong on our side")
     STORE_UNAVAILABLE = (4503, True, "the session cannot be opened now")
 

@@ -174,6 +174,19 @@ class Sessions:
             for leaving in late:
                 leaving.cancel()
 
+    async def remove(self, session_id: str) -> None:
+        """End a session because it is to be removed, if it is live: its end is not announced."""
+        if session := self._live.get(session_id):
+            self._end(session, "closed", announced=False)
+            for outbox in session.outboxes:
+                outbox.close(CloseCode.GONE)
+        if leaving := self._leaving.get(session_id):
+            await asyncio.wait([leaving])
+
+    def live_of(self, user_id: str) -> int:
+        """How many live sessions the user has."""
+        return sum(session.context.user_id == user_id for session in self._live.values())
+
     async def _find_or_open(self, session_id: str, user_id: str) -> Session:
         if self._closing:
             raise Refused(
@@ -243,7 +256,7 @@ class Sessions:
         await session.idle()
         self._linger(session, self._settings.going_away_seconds, "closed")
 
-    def _end(self, session: Session, reason: EndReason) -> None:
+    def _end(self, session: Session, reason: EndReason, *, announced: bool = True) -> None:
         if timer := self._lingering.pop(session.session_id, None):
             timer.cancel()
         del self._live[session.session_id]
@@ -256,15 +269,15 @@ class Sessions:
             traceparent=session.trace.header,
         )
         session.trace.set({"realtime.reason": reason})
-        leaving = asyncio.create_task(self._leave(session, ended))
+        leaving = asyncio.create_task(self._leave(session, ended if announced else None))
         self._leaving[session.session_id] = leaving
         leaving.add_done_callback(lambda _: self._leaving.pop(session.session_id))
         log.info("session ended", session_id=session.session_id, epoch=session.epoch, reason=reason)
 
-    async def _leave(self, session: Session, ended: SessionEnded) -> None:
+    async def _leave(self, session: Session, ended: SessionEnded | None) -> None:
         """Announce the end, but not before the last event is stored: the summary is made from stored events."""
         await session.stopped()
         await self._journal.settled()
         session.trace.end()
-        if self._endings:
+        if self._endings and ended:
             self._endings.put(ended)

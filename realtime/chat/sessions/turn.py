@@ -5,7 +5,7 @@ blocks, and it provides the messages for every round.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any, Protocol
@@ -88,12 +88,14 @@ class TurnKit(msgspec.Struct, frozen=True):
     max_tool_rounds: int
     metrics: Metrics
     prices: Prices = Prices()
+    spend: Callable[[str, Usage], None] = lambda user_id, usage: None
+    """Told what each user takes."""
 
     def __post_init__(self) -> None:
         self.metrics.offer(spec.name for spec in self.tools.specs())
 
-    def used(self, finished: Finished) -> Usage:
-        """The tokens of one round, counted, and what they cost."""
+    def used(self, user_id: str, finished: Finished) -> Usage:
+        """The tokens of one round for this user, counted, and what they cost."""
         cost = self.prices.cost(finished)
         usage = Usage(
             finished.input_tokens,
@@ -103,6 +105,7 @@ class TurnKit(msgspec.Struct, frozen=True):
             UNSET if cost is None else cost,
         )
         self.metrics.used(finished.model, usage)
+        self.spend(user_id, usage)
         return usage
 
 
@@ -134,12 +137,13 @@ class Turn:
         try:
             if question := talk.mode_question():
                 name, spent = await ask_mode(self._kit.model, question)
-                talk.dispatch(ModeFound(turn_id, name, self._kit.used(spent) if spent else Usage()))
+                usage = self._kit.used(talk.context.user_id, spent) if spent else Usage()
+                talk.dispatch(ModeFound(turn_id, name, usage))
             for round_number in count():
                 # After the last round the model gets no tools: it must answer with what it has.
                 tools = self._kit.tools.specs() if round_number < self._kit.max_tool_rounds else []
                 calls, finished = await self._ask(tools)
-                usage = self._kit.used(finished)
+                usage = self._kit.used(talk.context.user_id, finished)
                 if not calls:
                     self._span.set({"realtime.reason": finished.reason})
                     end = End(finished.why, bounded(finished.opaque), finished.model)

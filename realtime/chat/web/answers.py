@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import BaseModel, create_model
 
-from infra.records import Event, Session
+from infra.records import Event, Session, SessionListed
 
 
 class Health(BaseModel):
@@ -39,5 +39,9 @@ def _like(struct: type[msgspec.Struct], **more: Any) -> type[BaseModel]:
 SessionAnswer = _like(Session, live=(bool, ...), summarised=(bool, ...))
 EventAnswers: Any = list[_like(Event)]  # type: ignore[misc]
 
-UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 503: {"model": Problem}}
-"""A session that is not there, and a store that does not answer."""
+SessionsAnswer: Any = list[_like(SessionListed, live=(bool, ...))]  # type: ignore[misc]
+
+COMMON: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 429, 503)}
+"""A caller who cannot be told, or asks too often, and a store that does not answer."""
+UNKNOWN = COMMON | {404: {"model": Problem}}
+"""The same, and a session that is not there, or is somebody else's."""

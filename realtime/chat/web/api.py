@@ -1,22 +1,18 @@
-"""The HTTP side: health, reading sessions back, and the page."""
+"""The routes for whoever runs the server: health, and the metrics."""
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Any
 
-import msgspec
-from fastapi import APIRouter, HTTPException, Query, Response
-from fastapi import Path as PathParameter
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
 
 from chat.durability.journal import Journal
 from chat.metrics import CONTENT_TYPE
 from chat.sessions.registry import Sessions
-from chat.web.answers import UNKNOWN, EventAnswers, Health, Liveness, SessionAnswer
-from chat.web.pages import page_after, page_before
+from chat.web.answers import Health, Liveness
+from chat.web.callers import Callers
 from infra.port import SERVICE
-from infra.records import SESSION_ID
 from infra.store import Store, StoreError
 from infra.telemetry import get_logger
 
@@ -29,20 +25,15 @@ FEATURES = {
     "database_persistence": True,
     "post_session_processing": True,
 }
-MOST_EVENTS = 1000
 MOST_LAG_SECONDS = 15.0
 """How old an event may be that waits for the store before the container calls itself unhealthy."""
-PAGES_AT_ONCE = 4
-"""How many pages are read from the store side by side: whoever reads back must not hold up who wants to talk."""
 PING_SECONDS = 2.0
 """How long the store may take to answer before the container calls itself unhealthy."""
-
-SessionId = Annotated[str, PathParameter(pattern=f"^{SESSION_ID.pattern}$")]
 
 log = get_logger("api")
 
 
-def create_router(store: Store, sessions: Sessions, journal: Journal) -> APIRouter:
+def create_router(store: Store, sessions: Sessions, journal: Journal, callers: Callers) -> APIRouter:
     """The routes over one store, what waits to be written to it, and this container's live sessions."""
     router = APIRouter()
 
@@ -75,64 +66,9 @@ def create_router(store: Store, sessions: Sessions, journal: Journal) -> APIRout
         response.status_code = 503 if sessions.is_draining() else 200
         return {"status": "draining" if sessions.is_draining() else "live"}
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(callers.operator)])
     async def numbers() -> Response:
-        """The container's metrics, for Prometheus."""
+        """The container's metrics, for Prometheus; where people sign in, for the operator alone."""
         return Response(sessions.metrics.exposition(), media_type=CONTENT_TYPE)
 
-    _add_sessions(router, store, sessions)
     return router
-
-
-def _add_sessions(router: APIRouter, store: Store, sessions: Sessions) -> None:
-    """The routes that read conversations back."""
-    reading = asyncio.Semaphore(PAGES_AT_ONCE)
-
-    @router.get("/sessions/{session_id}", responses=UNKNOWN | {200: {"model": SessionAnswer}})
-    async def session(session_id: SessionId) -> Response:
-        """The session's row; `end_time`, `duration` and `final_summary` are null until it is summarised.
-
-        `live` says whether somebody is in it, or may come back to it, in this container; `summarised`, whether this
-        container announces the ends of its sessions, so that a summary can be expected.
-        """
-        row = msgspec.structs.asdict(await _existing(session_id))
-        return _json(row | {"live": sessions.is_live(session_id), "summarised": sessions.has_summaries()})
-
-    @router.get("/sessions/{session_id}/events", responses=UNKNOWN | {200: {"model": EventAnswers}})
-    async def events(
-        session_id: SessionId,
-        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-        limit: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 200,
-        before: UUID | None = None,
-    ) -> Response:
-        """The stored events after the given `id`, oldest first; ask again with the last `id` for the next page.
-
-        With `before`, an `event_id`, those just before that event, oldest first; ask again with the first `event_id`.
-        A page ends early where it would be larger than 1 MiB; an empty one is the last.
-        """
-        await _existing(session_id)
-        try:
-            async with reading:
-                if before:
-                    return await page_before(store, session_id, str(before), limit)
-                return await page_after(store, session_id, after, limit)
-        except StoreError as error:
-            raise _unavailable(error) from error
-
-    async def _existing(session_id: str) -> msgspec.Struct:
-        try:
-            row = await store.session(session_id)
-        except StoreError as error:
-            raise _unavailable(error) from error
-        if row is None:
-            raise HTTPException(404, "There is no such session.")
-        return row
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
-
-
-def _unavailable(error: StoreError) -> HTTPException:
-    log.warning("store unavailable", cause=str(error))
-    return HTTPException(503, "The store cannot be reached at the moment.", headers={"Retry-After": "2"})

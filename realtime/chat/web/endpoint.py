@@ -2,11 +2,12 @@
 
 import asyncio
 import re
-import unicodedata
+from contextlib import ExitStack
 from contextvars import copy_context
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
@@ -15,15 +16,18 @@ from chat.conversation.inputs import CancelAsked, FrameRefused, Position, UserSa
 from chat.durability.journal import Journal
 from chat.metrics import LOST
 from chat.protocol.codec import ProtocolError, encode, parse
-from chat.protocol.frames import Cancel, CloseCode, Error, ErrorCode, Message, Ping, Pong
+from chat.protocol.frames import Auth, Cancel, CloseCode, Error, ErrorCode, Message, Ping, Pong
 from chat.sessions.door import Departure, Refused
 from chat.sessions.outbox import Outbox
 from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
 from chat.sessions.turn import SORRY
+from chat.web.admission import Admission, Left
 from chat.web.connection import CLOSED_WITH, DROP, LISTEN, SEND
+from chat.web.limits import TooMuch
+from chat.web.standing import Standing
+from chat.web.tokens import offered
 from infra.records import SESSION_ID
-from infra.settings import Settings
 from infra.telemetry import bind, get_logger
 
 DEPARTURES = {1000: Departure.GOODBYE, 1001: Departure.GOING_AWAY}
@@ -43,6 +47,14 @@ PONG = encode(Pong())
 log = get_logger("endpoint")
 
 
+class Visit(msgspec.Struct, frozen=True):
+    """One socket's part in a session."""
+
+    session: Session
+    outbox: Outbox
+    standing: Standing
+
+
 class SessionSocket:
     """An ASGI application for one kind of WebSocket.
 
@@ -50,25 +62,27 @@ class SessionSocket:
     hottest line in the server.
     """
 
-    def __init__(self, sessions: Sessions, journal: Journal, settings: Settings) -> None:
+    def __init__(self, sessions: Sessions, journal: Journal, admission: Admission, max_chars: int) -> None:
+        """`max_chars` is the longest message."""
         self._sessions = sessions
         self._journal = journal
+        self._admission = admission
         self._metrics = sessions.metrics
-        self._max_chars = settings.max_message_chars
-        self._origins = settings.origins
+        self._max_chars = max_chars
 
     async def __call__(self, scope: Scope, receive: Receive, send: AsgiSend) -> None:
         """Serve one connection from handshake to close."""
         await receive()  # websocket.connect
-        if not self._origin_allowed(scope):
+        if not self._admission.may_knock(scope):
             await send({"type": "websocket.close"})  # before accept: HTTP 403
             return
-        await send({"type": "websocket.accept"})
+        token, subprotocol = offered(scope)
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
         outbox = Outbox(lambda code: _drop(scope, code), scope["extensions"].get(SEND))
         writer = asyncio.create_task(_write(outbox, send))
         self._metrics.sockets_open.inc()
         try:
-            await self._serve(scope, receive, outbox)
+            await self._serve(scope, token, receive, outbox)
             if outbox.is_closing():  # the close is queued behind the frames that explain it
                 await asyncio.wait([writer], timeout=LAST_WORDS_SECONDS)
                 outbox.drop(CloseCode.SLOW_READER)
@@ -77,47 +91,50 @@ class SessionSocket:
             writer.cancel()
             self._metrics.closed(scope["extensions"].get(CLOSED_WITH, lambda: LOST)())
 
-    def _origin_allowed(self, scope: Scope) -> bool:
-        if self._origins == ["*"]:
-            return True
-        origin = dict(scope["headers"]).get(b"origin")  # absent where the client is no browser
-        return origin is None or origin.decode("latin-1") in self._origins
-
-    async def _serve(self, scope: Scope, receive: Receive, outbox: Outbox) -> None:
-        """Attach to the session, read to the end, detach."""
+    async def _serve(self, scope: Scope, token: str | None, receive: Receive, outbox: Outbox) -> None:
+        """Let the caller in, attach to the session, read to the end, detach."""
         session_id = scope["path_params"]["session_id"]
         query = QueryParams(scope["query_string"])
-        user_id = query.get("user_id") or "anonymous"
-        try:
-            _check_ids(session_id, user_id)
-            outbox.wants_reasoning = query.get("reasoning") == "1"
-            bind(request_id=_request_id(scope), session_id=session_id)
-            session = await self._sessions.attach(session_id, user_id, outbox, _position(query))
-        except Refused as refused:
-            self._metrics.openings_refused.labels(refused.code.value).inc()
-            outbox.put(encode(Error(0, refused.code, str(refused), retry_after=refused.retry_after)))
-            outbox.close(refused.close_code)
-            return
-        except Exception:
-            log.exception("session cannot be opened")
-            self._metrics.openings_refused.labels(ErrorCode.INTERNAL.value).inc()
-            outbox.put(encode(Error(0, ErrorCode.INTERNAL, SORRY)))
-            outbox.close(CloseCode.INTERNAL)
-            return
-        departure = Departure.DROP
-        try:
-            departure = await self._read(scope, receive, session, outbox)
-        finally:
-            self._sessions.detach(session, outbox, departure)
+        with ExitStack() as leaving:
+            try:
+                _check_id(session_id)
+                position = _position(query)
+                outbox.wants_reasoning = query.get("reasoning") == "1"
+                bind(request_id=_request_id(scope), session_id=session_id)
+                standing = await self._admission.admit(scope, token, receive, outbox)
+                leaving.callback(standing.over)
+                user_id = standing.identity.user_id
+                leaving.enter_context(self._admission.take_place(scope, user_id, session_id))
+                await self._admission.quota.prepare(user_id)
+                session = await self._sessions.attach(session_id, user_id, outbox, position)
+            except Left:
+                return
+            except Refused as refused:
+                self._metrics.openings_refused.labels(refused.code.value).inc()
+                outbox.put(encode(Error(0, refused.code, str(refused), retry_after=refused.retry_after)))
+                outbox.close(refused.close_code)
+                return
+            except Exception:
+                log.exception("session cannot be opened")
+                self._metrics.openings_refused.labels(ErrorCode.INTERNAL.value).inc()
+                outbox.put(encode(Error(0, ErrorCode.INTERNAL, SORRY)))
+                outbox.close(CloseCode.INTERNAL)
+                return
+            departure = Departure.DROP
+            try:
+                departure = await self._read(scope, receive, Visit(session, outbox, standing))
+            finally:
+                self._sessions.detach(session, outbox, departure)
 
-    async def _read(self, scope: Scope, receive: Receive, session: Session, outbox: Outbox) -> Departure:
+    async def _read(self, scope: Scope, receive: Receive, visit: Visit) -> Departure:
         """Take the client's frames until it leaves; how it left."""
+        session, outbox = visit.session, visit.outbox
         context = copy_context()  # for the log: the protocol calls from its own, which knows no request
 
         def take_now(text: str) -> bool:
             if not outbox.has_room() or not session.is_loaded() or self._journal.is_pressed(session.session_id):
                 return False
-            context.run(self._take, text, session, outbox)
+            context.run(self._take, text, visit)
             return True
 
         listen = scope["extensions"].get(LISTEN, lambda take: None)
@@ -132,7 +149,7 @@ class SessionSocket:
             if text is None:
                 outbox.close(CloseCode.BINARY_FRAME)
                 return Departure.DROP
-            if early := self._take(text, session, outbox):
+            if early := self._take(text, visit):
                 await self._say(early, session, outbox)
             taken += 1
             if taken % FAIR_SHARE == 0:
@@ -142,8 +159,9 @@ class SessionSocket:
             if self._journal.is_pressed(session.session_id):
                 await self._journal.relief(session.session_id)  # nor is, for a moment, who speaks faster than is stored
 
-    def _take(self, text: str, session: Session, outbox: Outbox) -> Message | None:
+    def _take(self, text: str, visit: Visit) -> Message | None:
         """Do what a frame says; a message is given back if the session's history must be read before."""
+        session, outbox = visit.session, visit.outbox
         try:
             frame = parse(text, self._max_chars)
         except ProtocolError as error:
@@ -153,18 +171,30 @@ class SessionSocket:
             outbox.put(PONG)
         elif isinstance(frame, Cancel):
             session.dispatch(CancelAsked(frame.turn_id))
-        elif self._sessions.is_draining():  # the client sends it again where it comes back to
-            restarting = "The server is restarting; this message is taken when you are back."
-            session.dispatch(FrameRefused(outbox, ErrorCode.RESTARTING, restarting, frame.message_id, 1.0))
-        elif self._journal.is_full(session.session_id):
-            full = CANNOT_STORE if self._journal.is_failing() else TOO_MUCH_TO_STORE
-            session.dispatch(
-                FrameRefused(outbox, ErrorCode.STORE_UNAVAILABLE, full, frame.message_id, JOURNAL_RETRY_SECONDS)
-            )
+        elif isinstance(frame, Auth):
+            visit.standing.renew(frame.token)
+        elif refused := self._refusal(session, visit.standing):
+            why = FrameRefused(outbox, refused.code, str(refused), frame.message_id, refused.retry_after)
+            session.dispatch(why)
         elif session.is_loaded():
             session.dispatch(UserSaid(frame.content, frame.message_id, outbox))
         else:
             return frame
+        return None
+
+    def _refusal(self, session: Session, standing: Standing) -> Refused | None:
+        """Why no message can be taken now, if none can: the client sends it again later."""
+        if self._sessions.is_draining():
+            restarting = "The server is restarting; this message is taken when you are back."
+            return Refused(CloseCode.RESTARTING, ErrorCode.RESTARTING, restarting, 1.0)
+        if self._journal.is_full(session.session_id):
+            full = CANNOT_STORE if self._journal.is_failing() else TOO_MUCH_TO_STORE
+            return Refused(CloseCode.STORE_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, full, JOURNAL_RETRY_SECONDS)
+        try:
+            self._admission.limits.message(standing.identity.user_id)
+            self._admission.quota.check(standing.identity.user_id)
+        except TooMuch as too_much:
+            return too_much
         return None
 
     async def _say(self, said: Message, session: Session, outbox: Outbox) -> None:
@@ -218,10 +248,7 @@ def _position(query: QueryParams) -> Position | None:
     return Position(int(epoch or ""), int(after or ""))
 
 
-def _check_ids(session_id: str, user_id: str) -> None:
+def _check_id(session_id: str) -> None:
     if not SESSION_ID.fullmatch(session_id):
         message = f"The session id must match {SESSION_ID.pattern}."
         raise Refused(CloseCode.BAD_REQUEST, ErrorCode.BAD_SESSION_ID, message)
-    if len(user_id) > 128 or any(unicodedata.category(character)[0] == "C" for character in user_id):
-        message = "The user id must have 1 to 128 printable characters."
-        raise Refused(CloseCode.BAD_REQUEST, ErrorCode.BAD_USER_ID, message)

@@ -1,0 +1,2 @@
+-- What a session is called by its user.
+ALTER TABLE sessions ADD COLUMN title TEXT;

@@ -43,7 +43,7 @@
     const userId = $("user").value.trim();
     // The server need not resend what this page has drawn; it says whether it can go on from there.
     const url = () => Protocol.socketUrl(server, sessionId, userId, state.epoch === null ? null : state);
-    connection = Socket.open(url, { onFrame, onState });
+    connection = Socket.open(url, { protocols: () => Identity.protocols(server), onFrame, onState });
     if (document.activeElement?.tagName === "INPUT") $("message").focus(); // the field it is in is disabled now
     remember(true);
     return true;
@@ -60,6 +60,7 @@
     View.connection(next);
     if (next === "connected") {
       refusal = "";
+      View.identity(Identity.kind(), Identity.name());
       View.banner();
     } else if (leaving) {
       left(code, text);
@@ -92,9 +93,19 @@
       refusal = Protocol.errorMeaning(frame).text;
       return;
     }
+    if (frame.type === "auth_expiring") {
+      renew();
+      return;
+    }
     dispatch(frame);
     if (frame.type === "ready") ready(frame);
     if (frame.type === "done") announce(frame);
+  }
+
+  /* Where that fails the server closes the socket, and the next one comes with a new token. */
+  async function renew() {
+    const token = await Identity.renewed().catch(() => null);
+    if (token) connection.send(Protocol.auth(token));
   }
 
   function ready({ protocol }) {
@@ -113,7 +124,10 @@
 
   async function eventsBefore(sessionId, eventId, limit) {
     const path = `sessions/${encodeURIComponent(sessionId)}/events?before=${eventId}&limit=${limit}`;
-    const answer = await fetch(`${server}/${path}`, { signal: AbortSignal.timeout(EARLIER_WITHIN_MS) });
+    const answer = await fetch(`${server}/${path}`, {
+      headers: Identity.headers(),
+      signal: AbortSignal.timeout(EARLIER_WITHIN_MS),
+    });
     if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
     return answer.json();
   }
@@ -226,6 +240,12 @@
       state = Conversation.initial();
       View.render(state);
       $("message").focus();
+    });
+    $("forget").addEventListener("click", () => {
+      if (status !== "disconnected") disconnect();
+      Identity.forget();
+      $("renew").click();
+      View.identity(Identity.kind(), null);
     });
     $("composer").addEventListener("submit", (event) => {
       event.preventDefault();

@@ -15,8 +15,10 @@ const Protocol = (() => {
     1012: { reconnect: true, text: "The server is restarting." },
     1013: { reconnect: true, text: "The server is full at the moment." },
     4400: { reconnect: false, text: "The server does not accept this session or user id. Change it, then connect again." },
+    4401: { reconnect: true, text: "Your sign-in has ended." },
     4403: { reconnect: false, text: "This session belongs to another user. Check the user id, or start a new session." },
-    4429: { reconnect: true, text: "This page sent more than the server takes." },
+    4404: { reconnect: false, text: "This conversation was removed." },
+    4429: { reconnect: true, text: "You have more open, or sent more, than the server allows one visitor." },
     4408: { reconnect: true, text: "This page could not keep up with the reply." },
     4500: { reconnect: true, text: "Something went wrong on our side." },
     4503: { reconnect: true, text: "The conversation cannot be opened at the moment. Nothing is lost." },
@@ -34,6 +36,10 @@ const Protocol = (() => {
     bad_session_id: { text: "A session id has 1 to 128 letters, digits, hyphens or underscores." },
     bad_user_id: { text: "A user id has at most 128 printable characters." },
     not_your_session: { text: "This session belongs to another user. Check the user id, or start a new session." },
+    unauthorized: { text: "The server does not know who you are. Sign in again." },
+    auth_unavailable: { text: "Your sign-in cannot be checked at the moment." },
+    rate_limited: { text: "That was too much at once.", detail: true, remedy: "again" },
+    quota_exceeded: { text: "Today's allowance is used up.", detail: true, remedy: "again" },
     at_capacity: { text: "The server is full at the moment." },
     restarting: { text: "The server is restarting." },
     busy: { text: "A reply is still being written. Send this again when it is done, or stop it first.", remedy: "again" },
@@ -73,6 +79,10 @@ const Protocol = (() => {
 
   function message(content, messageId) {
     return JSON.stringify({ type: "message", content: wellFormed(content), message_id: messageId });
+  }
+
+  function auth(token) {
+    return JSON.stringify({ type: "auth", token });
   }
 
   function cancel(turnId) {
@@ -123,7 +133,7 @@ const Protocol = (() => {
   }
 
   return {
-    VERSION, CLOSE_CODES, ERRORS, closeMeaning, errorMeaning, parse, message, cancel, ping,
+    VERSION, CLOSE_CODES, ERRORS, closeMeaning, errorMeaning, parse, message, auth, cancel, ping,
     socketUrl, serverAddress, newId, newSessionId,
   };
 })();

@@ -17,12 +17,14 @@ const Socket = (() => {
 
   /**
    * Connect to `url()`, and stay connected until `close` is called or the server says not to come back.
-   * `url` is called for every try, because the address says how far the stream was read.
+   * `url` is called for every try, because the address says how far the stream was read; so is `protocols`, which
+   * promises the subprotocols, because a token among them may have ended.
    *
    * `onFrame(frame)` gets every frame; `onState(state, {code, text})` every change, with words for why.
    */
-  function open(url, { onFrame, onState }) {
+  function open(url, { protocols, onFrame, onState }) {
     let socket = null;
+    let tries = 0;
     let state = "disconnected";
     let everReady = false;
     let attempt = 0;
@@ -36,10 +38,22 @@ const Socket = (() => {
       onState(next, why);
     }
 
-    function connect() {
+    async function connect() {
       clearTimeout(retryTimer);
       become(everReady ? "reconnecting" : "connecting");
-      const mine = (socket = new WebSocket(url()));
+      const mine = (tries += 1);
+      let offered;
+      try {
+        offered = await protocols();
+      } catch {
+        if (mine === tries) lost(1006);
+        return;
+      }
+      if (mine === tries) join(offered);
+    }
+
+    function join(offered) {
+      const mine = (socket = new WebSocket(url(), offered));
       expectFrame(CONNECT_MS);
       // An abandoned socket may still deliver events; only the current one counts.
       mine.onmessage = (event) => mine === socket && receive(event.data);
@@ -93,6 +107,7 @@ const Socket = (() => {
 
     function lost(code) {
       socket = null;
+      tries += 1;
       const { reconnect, text: meaning } = Protocol.closeMeaning(code);
       const text = navigator.onLine ? meaning : "This device is offline.";
       if (!reconnect) {
@@ -130,6 +145,7 @@ const Socket = (() => {
     }
 
     function rest(why) {
+      tries += 1;
       for (const timer of [retryTimer, pingTimer, silenceTimer]) clearTimeout(timer);
       removeEventListener("online", wake);
       removeEventListener("offline", offline);

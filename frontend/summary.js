@@ -45,6 +45,7 @@ const Summary = (() => {
     try {
       const answer = await fetch(`${server}/sessions/${encodeURIComponent(sessionId)}`, {
         cache: "no-store",
+        headers: Identity.headers(),
         signal: AbortSignal.timeout(ANSWER_WITHIN_MS),
       });
       if (!answer.ok) return { hopeless: true, status: "The server could not say how the session ended." };

@@ -137,5 +137,14 @@ const View = (() => {
     button.previousElementSibling.classList.toggle("clipped", !open);
   });
 
-  return { render, connection, banner, announce, jump, earlier, onTop };
+  /** Who the visitor is, and whether they may say so themselves. */
+  function identity(kind, name) {
+    document.getElementById("user-field").hidden = kind !== "none";
+    document.getElementById("identity").hidden = !name;
+    document.getElementById("identity-name").textContent = kind === "guest" ? "as a guest" : name ?? "";
+    document.getElementById("identity-name").title = name ?? "";
+    document.getElementById("forget").hidden = !name;
+  }
+
+  return { identity, render, connection, banner, announce, jump, earlier, onTop };
 })();

@@ -12,7 +12,7 @@ from chat.conversation import history, messages, routing
 from chat.durability import journal
 from chat.sessions import outbox, turn
 from chat.tools import registry
-from chat.web import api, connection, endpoint, http, pages
+from chat.web import connection, conversations, endpoint, http, pages
 from functions.summary import prompt
 from infra.llm import base, sse
 from infra.settings import Settings
@@ -79,7 +79,7 @@ def test_the_bounds_are_as_written() -> None:
         f"| {http.MOST_REQUEST_BYTES // kib} KiB | 431, closed |",
         f"| {http.HEAD_SECONDS:g} s | closed |",
         f"| {http.LEAST_READ_BYTES // kib} KiB must move every {http.STILL_SECONDS:g} s |",
-        f"| {pages.PAGE_BYTES // mib} MiB, {api.MOST_EVENTS:,} events |",
+        f"| {pages.PAGE_BYTES // mib} MiB, {conversations.MOST_EVENTS:,} events |",
         f"`MAX_FRAME_BYTES` {defaults.max_frame_bytes // kib} KiB,",
         f"`MAX_MESSAGE_CHARS` {defaults.max_message_chars:,} |",
         f"| {connection.MOST_IDLE_FRAMES} a second |",

@@ -33,7 +33,12 @@ from chat.sessions.registry import Sessions
 from chat.sessions.turn import TurnKit
 from chat.tools.get_user_stats import get_user_stats
 from chat.tools.registry import Registry
+from chat.web.admission import Admission
 from chat.web.endpoint import SessionSocket
+from chat.web.identity import Identities
+from chat.web.limits import Limits
+from chat.web.origins import Origins
+from chat.web.quota import Quota
 from infra.llm import Finished, ModelError, ToolCall
 from infra.records import Event, Session
 from infra.settings import WhileBusy
@@ -246,7 +251,9 @@ class Living(RuleBasedStateMachine):
         self.journal.start()
         kit = TurnKit(self.model, Registry([work, get_user_stats]), PATIENCE, 0.01, 3, metrics)
         self.sessions = Sessions(self.store, self.journal, kit, STANDARD, None, self.settings, "box")
-        self.door = SessionSocket(self.sessions, self.journal, self.settings)
+        limits, quota = Limits(self.settings, metrics), Quota(self.store, metrics, 0)
+        admission = Admission(Identities(None), Origins([]), limits, quota, self.sessions)
+        self.door = SessionSocket(self.sessions, self.journal, admission, self.settings.max_message_chars)
 
     async def _go(self) -> None:
         """See `chat.main`."""

@@ -9,7 +9,7 @@ from functions import cold
 
 with cold.imports():
     from functions.aws import FLUSH_SECONDS, Numbers, bind_request, start
-    from functions.sweep.sweep import Sweeper
+    from functions.sweep.sweep import Sweeper, remove_old
     from infra import tracing
     from infra.handoff import Handoff, open_handoff
     from infra.settings import Settings, SettingsError
@@ -54,7 +54,10 @@ class _Opened:
         self._store = self._store or await open_store(self._settings)
         self._handoff = self._handoff or await open_handoff(self._settings)
         assert self._handoff
-        return await Sweeper(self._store, self._handoff, self._settings.dead_after_seconds).sweep()
+        handed_off = await Sweeper(self._store, self._handoff, self._settings.dead_after_seconds).sweep()
+        if self._settings.retention_days:
+            await remove_old(self._store, self._settings.retention_days)
+        return handed_off
 
     def close(self) -> None:
         """Let go of everything. Lambda never does; a test has to."""

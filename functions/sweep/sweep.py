@@ -17,6 +17,9 @@ MOST = 1000
 WITHIN_SECONDS = 20.0
 """A sweep is cut off after this long: the function itself has 30 s, and a failing hand-off may be slow."""
 
+MOST_REMOVED = 500
+"""Old sessions that one sweep removes; the next one goes on."""
+
 log = get_logger("sweep")
 
 
@@ -81,3 +84,14 @@ class Sweeper:
         except StoreError as error:  # the next sweep hands them off once more
             log.warning("not noted", cause=str(error))
         return len(taken)
+
+
+async def remove_old(store: Store, days: float) -> None:
+    """Remove the sessions that ended so many days ago, and all that was said in them."""
+    try:
+        removed = await store.delete_before(utc_now() - timedelta(days=days), limit=MOST_REMOVED)
+    except StoreError as error:  # the next sweep does it
+        log.warning("old sessions not removed", cause=str(error))
+        return
+    if removed:
+        log.info("old sessions removed", sessions=removed, days=days)

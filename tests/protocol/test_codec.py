@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chat.protocol import frames as protocol
 from chat.protocol.codec import ProtocolError, encode, is_unicode, parse
-from chat.protocol.frames import Cancel, ClientFrame, CloseCode, ErrorCode, Message, Ping, ServerFrame
+from chat.protocol.frames import Auth, Cancel, ClientFrame, CloseCode, ErrorCode, Message, Ping, ServerFrame
 from infra.records import Event
 from tests.support.hypothesis_profile import lenient
 
@@ -26,8 +26,14 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     max_leaves=8,
 )
 NEAR_FRAMES = st.fixed_dictionaries(
-    {"type": st.sampled_from(["message", "cancel", "ping", "token"]) | JSON},
-    optional={"content": JSON | ANY_TEXT, "message_id": JSON | st.text(max_size=200), "turn_id": JSON, "x": JSON},
+    {"type": st.sampled_from(["message", "cancel", "auth", "ping", "token"]) | JSON},
+    optional={
+        "content": JSON | ANY_TEXT,
+        "message_id": JSON | st.text(max_size=200),
+        "turn_id": JSON,
+        "token": JSON,
+        "x": JSON,
+    },
 )
 
 
@@ -76,7 +82,7 @@ def test_whatever_looks_like_a_frame_is_one_or_refused(fields: dict[str, Any]) -
         assert 1 <= len(frame.message_id or "x") <= 128
         (frame.content + (frame.message_id or "")).encode()
     elif frame:
-        assert type(frame) is {"cancel": Cancel, "ping": Ping}[fields["type"]]
+        assert type(frame) is {"cancel": Cancel, "auth": Auth, "ping": Ping}[fields["type"]]
 
 
 @lenient
@@ -244,6 +250,8 @@ FRAMES: list[tuple[ServerFrame, dict[str, Any]]] = [
         protocol.Goodbye(1, "restarting", 500),
         {"type": "goodbye", "seq": 1, "reason": "restarting", "reconnect_in_ms": 500},
     ),
+    (protocol.Authenticated("u", 60), {"type": "authenticated", "user_id": "u", "expires_in": 60}),
+    (protocol.AuthExpiring(60), {"type": "auth_expiring", "in_seconds": 60}),
     (protocol.Pong(), {"type": "pong"}),
 ]
 
@@ -258,10 +266,11 @@ def test_how_a_frame_looks(frame: ServerFrame, fields: dict[str, Any]) -> None:
 
 
 def test_every_server_frame_is_shown_here_and_carries_seq() -> None:
-    """The list above leaves none out; of them all, only `pong` and `reasoning` are outside the stream."""
+    """The list above leaves none out; of them all, only these four are outside the stream."""
     kinds = set(get_args(ServerFrame))
     assert {type(frame) for frame, _ in FRAMES} == kinds
-    assert {kind for kind in kinds if "seq" not in kind.__struct_fields__} == {protocol.Pong, protocol.Reasoning}
+    outside = {protocol.Pong, protocol.Reasoning, protocol.Authenticated, protocol.AuthExpiring}
+    assert {kind for kind in kinds if "seq" not in kind.__struct_fields__} == outside
 
 
 @lenient

@@ -11,7 +11,17 @@ from chat.conversation.effects import Effect, Record, Reply, Send
 from chat.conversation.history import History
 from chat.conversation.inputs import Input
 from chat.conversation.machine import Conversation
-from chat.protocol.frames import Accepted, Pong, Ready, Reasoning, Saved, StreamFrame, Token
+from chat.protocol.frames import (
+    Accepted,
+    Authenticated,
+    AuthExpiring,
+    Pong,
+    Ready,
+    Reasoning,
+    Saved,
+    StreamFrame,
+    Token,
+)
 from chat.web.connection import DROP, SEND
 from chat.web.endpoint import SessionSocket
 from infra.records import Event, Session
@@ -38,7 +48,9 @@ class Overheard(Conversation):
             elif isinstance(effect, Record):
                 self.records.append(effect)
                 self._all_recorded.append(effect.event)
-            elif isinstance(effect, Reply) and not isinstance(effect.frame, Ready | Token | Reasoning | Pong):
+            elif isinstance(effect, Reply) and not isinstance(
+                effect.frame, Ready | Token | Reasoning | Authenticated | AuthExpiring | Pong
+            ):
                 self.replied[effect.frame.seq] = effect.frame
         return effects
 

@@ -280,6 +280,7 @@ async def test_the_schema_has_the_columns_that_were_promised(store: SqliteStore,
         ("input_tokens", "INTEGER", False),
         ("output_tokens", "INTEGER", False),
         ("cost", "REAL", False),
+        ("title", "TEXT", False),
     ]
     assert columns(path, "events") == [
         ("id", "INTEGER", True),
@@ -335,7 +336,7 @@ async def test_a_file_from_before_modes_had_any_name_keeps_everything(path: Path
         db.row_factory = sqlite3.Row
         changed = db.execute("UPDATE sessions SET mode = 'analytical' WHERE mode = 'support' RETURNING session_id")
         assert [row["session_id"] for row in changed] == ["one"]
-        new = {"input_tokens": None, "output_tokens": None, "cost": None}
+        new = {"input_tokens": None, "output_tokens": None, "cost": None, "title": None}
         now = [
             {name: value for name, value in each.items() if (name, value) not in new.items()}
             if isinstance(each, dict)

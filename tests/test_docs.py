@@ -57,10 +57,9 @@ async def test_the_python_example_runs(serve: Serve) -> None:
 
 
 async def test_the_browser_example_runs(serve: Serve) -> None:
-    """Copied as it is, it shows a reply."""
-    async with serve() as server, open_browser() as browser:
+    """Copied as it is, it shows a reply, on a page that ALLOWED_ORIGINS lets in; here that is a page without origin."""
+    async with serve(allowed_origins="null") as server, open_browser() as browser:
         page = await browser.new_page()
-        await page.goto(f"{server.http}/live")
         await page.add_script_tag(content=code("js").replace("localhost:8000", f"127.0.0.1:{server.port}"))
         await expect(page.locator("body")).to_contain_text("Happy to chat about", timeout=10_000)
 

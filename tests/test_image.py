@@ -24,6 +24,7 @@ import pytest
 from chat.web.api import VERSION
 from infra.settings import load_settings
 from tests.support.client import ChatClient
+from tests.support.sign_in import a_guest
 from tests.support.supabase import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -336,10 +337,17 @@ def test_every_wheel_is_known_by_its_hash() -> None:
 
 
 async def test_what_is_copied_starts_answers_and_drains(image: Path) -> None:
-    """Alone in a folder it serves; on SIGTERM it ends the reply, healthy still, says goodbye, and exits with 0."""
+    """Alone in a folder it serves whoever signs in, if as a guest, and nobody else.
+
+    On SIGTERM it ends the reply, healthy still, says goodbye, and exits with 0.
+    """
     copied = files_below(image)
     async with started(image, PORT="0", DRAIN_SECONDS="3600") as server:
-        client = await ChatClient.connect(await server.serving())
+        url = await server.serving()
+        stranger = await ChatClient.connect(url)
+        await stranger.send({"type": "ping"})
+        assert await stranger.closed() == 4401
+        client = await ChatClient.connect(url, token=(await a_guest(url)).token)
         assert await server.is_healthy()
         await client.say("Write 2000 words")
         token = await client.until("token")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from infra.records import Event, Orphan, Role, Session, UserStats
+from infra.records import Event, Orphan, Role, Session, SessionListed, UserStats
 from infra.store import NotYours, Store, StoreError, StoreRefused
 from infra.store.base import MOST_ANNOUNCEMENTS, MOST_COUNTED
 from infra.store.sqlite import SqliteStore
@@ -353,6 +353,106 @@ async def test_the_end_counts_the_tokens(store: Store) -> None:
     row = await store.session(session.session_id)
     assert row
     assert (row.input_tokens, row.output_tokens, row.cost) == (47, 13, 0.75)
+
+
+async def test_a_users_sessions_are_listed_newest_first(store: Store) -> None:
+    """Page by page, each with the number of the user's messages; nobody else's are among them."""
+    user_id, other = fresh("u"), fresh("u")
+    mine = []
+    for minute in range(5):
+        at = DAWN + minute * MINUTE
+        row = await store.open_session(fresh("s"), user_id, at=at, container_id="box-1")
+        await store.append([an_event(row.session_id) for _ in range(minute)])
+        await store.append([an_event(row.session_id, role="assistant")])
+        mine.append(row.session_id)
+    theirs = await store.open_session(fresh("s"), other, at=DAWN, container_id="box-1")
+    first = await store.list_sessions(user_id, before=None, limit=3)
+    assert [(each.session_id, each.messages) for each in first] == list(zip(mine[:1:-1], (4, 3, 2), strict=True))
+    rest = await store.list_sessions(user_id, before=first[-1].session_id, limit=3)
+    assert [each.session_id for each in rest] == mine[1::-1]
+    assert await store.list_sessions(user_id, before=theirs.session_id, limit=3) == []
+    assert await store.list_sessions(user_id, before="nobody", limit=3) == []
+    assert await store.list_sessions(fresh("u"), before=None, limit=3) == []
+
+
+async def test_sessions_of_one_moment_are_all_listed(store: Store) -> None:
+    """None is on two pages, and none on none."""
+    user_id = fresh("u")
+    ids = {(await store.open_session(fresh("s"), user_id, at=DAWN, container_id="b")).session_id for _ in range(5)}
+    seen: list[str] = []
+    while page := await store.list_sessions(user_id, before=seen[-1] if seen else None, limit=2):
+        seen += [each.session_id for each in page]
+    assert (len(seen), set(seen)) == (5, ids)
+
+
+async def test_a_listed_session_says_how_it_went(store: Store) -> None:
+    """Its times, mode, title and summary."""
+    session = await an_open_session(store)
+    await store.set_modes({session.session_id: "casual"})
+    assert await store.set_title(session.session_id, session.user_id, "About cats\0 🐈")
+    await store.finish_session(session.session_id, 1, ended_at=DAWN + MINUTE, summary="All said.")
+    assert await store.list_sessions(session.user_id, before=None, limit=9) == [
+        SessionListed(
+            session_id=session.session_id,
+            start_time=DAWN,
+            end_time=DAWN + MINUTE,
+            duration=60,
+            mode="casual",
+            title="About cats\ufffd 🐈",
+            final_summary="All said.",
+            messages=0,
+        )
+    ]
+
+
+async def test_nobody_else_names_or_removes_a_session(store: Store) -> None:
+    """Only its user does; then it is gone with its events, and may be begun anew."""
+    session = await an_open_session(store)
+    await store.append([an_event(session.session_id)])
+    for user_id in (fresh("u"), ""):
+        assert not await store.set_title(session.session_id, user_id, "Mine")
+        assert not await store.delete_session(session.session_id, user_id)
+    assert await store.session(session.session_id) == session
+    assert await store.delete_session(session.session_id, session.user_id)
+    assert not await store.delete_session(session.session_id, session.user_id)
+    assert await store.session(session.session_id) is None
+    assert await store.events(session.session_id, limit=9) == []
+    anew = await store.open_session(session.session_id, fresh("u"), at=DAWN, container_id="box-1")
+    assert anew.epoch == 1
+
+
+async def test_old_sessions_are_removed(store: Store) -> None:
+    """Those that ended before a moment, so many at once; open and later ones stay."""
+    long_ago = datetime(1999, 1, 1, tzinfo=UTC)
+    old, later, still_open = [await an_open_session(store) for _ in range(3)]
+    for session, end in ((old, long_ago), (later, long_ago + 2 * MINUTE)):
+        await store.finish_session(session.session_id, 1, ended_at=end, summary="x")
+    assert await store.delete_before(long_ago + MINUTE, limit=9) == 1
+    assert await store.session(old.session_id) is None
+    assert await store.session(later.session_id)
+    assert await store.session(still_open.session_id)
+    assert await store.delete_before(long_ago + MINUTE, limit=9) == 0
+    await store.delete_session(later.session_id, later.user_id)
+
+
+async def test_a_users_tokens_of_a_day(store: Store) -> None:
+    """In and out, of the turns that ended since then in all their sessions, whatever else is there."""
+    user_id = fresh("u")
+    before, since = DAWN, DAWN + MINUTE
+    rows = [await store.open_session(fresh("s"), user_id, at=DAWN, container_id="box-1") for _ in range(2)]
+    other = await an_open_session(store)
+    usages: list[Any] = [{"input_tokens": 30, "output_tokens": 7}, "odd", None, {}]
+    for session_id in (rows[0].session_id, rows[1].session_id, other.session_id):
+        await store.append(
+            [
+                an_event(session_id, role="assistant", timestamp=at, metadata={"usage": usage})
+                for at in (before, since)
+                for usage in usages
+            ]
+        )
+    assert await store.user_tokens(user_id, since=since) == 2 * 37
+    assert await store.user_tokens(user_id, since=before) == 4 * 37
+    assert await store.user_tokens(fresh("u"), since=before) == 0
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])

@@ -21,10 +21,11 @@ class ChatClient:
         self.frames: list[Frame] = []
 
     @classmethod
-    async def connect(cls, base_url: str, session_id: str = "s1", **query: str) -> Self:
-        """Connect to `ws://…` and return without waiting for `ready`."""
+    async def connect(cls, base_url: str, session_id: str = "s1", token: str | None = None, **query: str) -> Self:
+        """Connect to `ws://…`, with this token in a header, and return without waiting for `ready`."""
         url = f"{base_url}/ws/session/{session_id}" + (f"?{urlencode(query)}" if query else "")
-        return cls(await connect(url, proxy=None, max_size=None))
+        headers = {"Authorization": f"Bearer {token}"} if token is not None else None
+        return cls(await connect(url, proxy=None, max_size=None, additional_headers=headers))
 
     async def __aenter__(self) -> Self:
         """Use the client in a block; leaving it says goodbye."""

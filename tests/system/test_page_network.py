@@ -164,8 +164,8 @@ async def test_reload_keeps_the_session(serve: Serve, open_page: OpenPage) -> No
 
 
 async def test_opened_from_disk(serve: Serve, open_page: OpenPage) -> None:
-    """Without a web server the page asks for the server's address, and then is the same."""
-    async with serve() as server:
+    """Without a web server the page asks for the server's address, and then is the same; its origin is `null`."""
+    async with serve(allowed_origins="null") as server:
         page = await open_page(FROM_DISK)
         await page.get_by_text("Settings").click()
         address = page.get_by_label("Server")

@@ -13,6 +13,7 @@ from infra.telemetry import get_logger
 ASYMMETRIC = ("ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA")
 """Whoever can check these cannot sign: HS256 is taken only where its secret is set."""
 OF_SUPABASE = ("ES256", "RS256")
+LONGEST_SECONDS = 10 * 365 * 86_400
 SKEW_SECONDS = 30
 """How far the issuer's clock may be ahead of ours: a token of this moment would else be one of the future."""
 
@@ -61,7 +62,8 @@ class JwtReader:
         if not is_user_id(user_id):
             raise Unauthorized(f"The token's `{self._rules.user_claim}` is not a user id of 1 to 128 characters.")
         kind = "service" if claims.get("role") == "service_role" else "user"
-        return Identity(user_id, kind, float(claims["exp"]), claims)  # type: ignore[arg-type]
+        ends = min(claims["exp"], time.time() + LONGEST_SECONDS)  # nobody's clock goes further
+        return Identity(user_id, kind, float(ends), claims)  # type: ignore[arg-type]
 
     async def close(self) -> None:
         """See `TokenReader.close`."""

@@ -5,9 +5,12 @@ It must cost less than the server it drives, so it looks for two byte strings in
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
+
+from tests.bench.lateness import Arrivals
 
 TOKEN, DONE, READY = b'"token"', b'"done"', b'"ready"'
 OVERLAP = max(len(TOKEN), len(DONE), len(READY)) - 1
@@ -20,6 +23,8 @@ class Result:
 
     first_token: list[float] = field(default_factory=list)
     elapsed: float = 0.0
+    arrivals: list[Arrivals] = field(default_factory=list)
+    """Each socket's, where it was asked to keep them."""
 
 
 def handshake(path: str) -> bytes:
@@ -97,13 +102,26 @@ class Socket(asyncio.Protocol):
         self.transport.write(self._message)
 
 
-async def connect(port: int, count: int) -> list[Socket]:
+class Keeping(Socket):
+    """A client that also keeps what it reads, and when, for whoever looks into it afterwards."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.arrivals: Arrivals = []
+
+    def data_received(self, data: bytes) -> None:
+        """Keep it."""
+        self.arrivals.append((time.monotonic(), data))
+        super().data_received(data)
+
+
+async def connect(port: int, count: int, kind: type[Socket] = Socket) -> list[Socket]:
     """Open so many sockets, each on a session of its own."""
     loop = asyncio.get_running_loop()
     sockets: list[Socket] = []
     for start in range(0, count, 50):
         batch = [
-            loop.create_connection(partial(Socket, f"/ws/session/bench-{number}"), "127.0.0.1", port)
+            loop.create_connection(partial(kind, f"/ws/session/bench-{number}"), "127.0.0.1", port)
             for number in range(start, min(start + 50, count))
         ]
         sockets += [protocol for _, protocol in await asyncio.gather(*batch)]
@@ -121,5 +139,7 @@ async def drive(sockets: list[Socket], words: int, turns: int, spread: float) ->
     result = Result(elapsed=loop.time() - began)
     for socket in sockets:
         result.first_token += socket.first_token
+        if isinstance(socket, Keeping):
+            result.arrivals.append(socket.arrivals)
         socket.transport.abort()
     return result

@@ -1,12 +1,11 @@
 """What one writes without us: FastAPI and the provider's SDK, twenty lines. Same uvicorn, same WebSockets."""
 
-import sys
 from typing import Any, cast
 
 import openai
-import uvicorn
-import uvloop
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+from tests.bench.naive_serve import serve
 
 app = FastAPI()
 client = openai.AsyncOpenAI(max_retries=0)
@@ -33,14 +32,4 @@ async def chat(websocket: WebSocket, session_id: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.install()
-    config = uvicorn.Config(
-        app,
-        port=int(sys.argv[1]),
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-    )
-    uvicorn.Server(config).run()
+    serve(app)

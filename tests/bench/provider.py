@@ -1,58 +1,40 @@
-"""A fast fake provider over loopback HTTP: chat completions, streamed as OpenAI streams them, in a process of its own.
+"""A fast fake provider over loopback HTTP, in a process of its own: it streams as OpenAI and Anthropic stream.
 
-It answers "Write N words" with N chunks of about 330 bytes, each an HTTP chunk of its own, at `rate` a second or as
-fast as the reader takes them.
+It answers "Write N words" with N events, each an HTTP chunk of its own, at `rate` a second or as fast as the reader
+takes them. The path says in which API's form; see `wire.py`. Where it stamps, each word says when it was due and when
+it was sent; see `lateness.py`.
 """
 
 import asyncio
-import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import uvloop
 
 from infra.llm.demo import FILLER
+from tests.bench.lateness import BLANK, stamp
+from tests.bench.wire import END, HEAD, WIRES, Wire
 
-HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-    b"x-request-id: req_0123456789abcdef0123456789abcdef\r\ntransfer-encoding: chunked\r\n\r\n"
-)
 AT_ONCE = 20
-"""Chunks that are written in one step, where there is no rate."""
+"""Words that are written in one step, where there is no rate."""
 
 
-def _http_chunk(event: str) -> bytes:
-    data = f"data: {event}\n\n".encode()
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def _chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
-    fields = {
-        "id": "chatcmpl-C0123456789abcdefghijklmnopqr",
-        "object": "chat.completion.chunk",
-        "created": 1795000000,
-        "model": "gpt-4o-mini-2024-07-18",
-        "service_tier": "default",
-        "system_fingerprint": "fp_0123456789",
-        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
-        "usage": None,
-        "obfuscation": "0123456789abcdef",
-    }
-    return _http_chunk(json.dumps(fields))
-
-
-WORDS = [_chunk({"content": word + " "}) for word in FILLER]
-FIRST, LAST = _chunk({"role": "assistant", "content": ""}), _chunk({}, "stop") + _http_chunk("[DONE]") + b"0\r\n\r\n"
+@cache
+def reply(words: int) -> tuple[str, ...]:
+    """The words of a reply."""
+    return tuple(FILLER[number % len(FILLER)] + " " for number in range(words))
 
 
 class Answering(asyncio.Protocol):
     """One connection: requests one after the other, each answered with a stream."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, stamped: bool) -> None:
         self._rate = rate
+        self._stamped = stamped
         self._received = b""
         self._task: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
@@ -69,8 +51,9 @@ class Answering(asyncio.Protocol):
         length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
         if end and length and len(body) >= int(length[1]):
             self._received = b""
-            said = json.loads(body)["messages"][-1]["content"]
-            self._task = asyncio.get_running_loop().create_task(self._answer(int(re.findall(r"\d+", said)[-1])))
+            wire = WIRES[head.split(b" ", 2)[1].partition(b"?")[0]]
+            texts = reply(int(re.findall(rb"Write (\d+) words", body)[-1]))
+            self._task = asyncio.get_running_loop().create_task(self._answer(wire, texts))
 
     def pause_writing(self) -> None:
         """The reader is behind."""
@@ -85,32 +68,37 @@ class Answering(asyncio.Protocol):
         if self._task:
             self._task.cancel()
 
-    async def _answer(self, words: int) -> None:
-        self._transport.write(HEAD + FIRST)
+    async def _answer(self, wire: Wire, texts: tuple[str, ...]) -> None:
+        self._transport.write(HEAD + wire.opening)
         if self._rate:
             loop = asyncio.get_running_loop()
             begun = loop.time()
-            for number in range(words):
-                await asyncio.sleep(max(0.0, begun + number / self._rate - loop.time()))
-                self._transport.write(WORDS[number % len(WORDS)])
+            for number, text in enumerate(texts):
+                due = begun + number / self._rate
+                await asyncio.sleep(max(0.0, due - loop.time()))
+                if self._stamped:
+                    self._transport.write(wire.word(number, BLANK + " ").replace(BLANK.encode(), stamp(due)))
+                else:
+                    self._transport.write(wire.word(number, text))
         else:
-            for first in range(0, words, AT_ONCE):
+            for first in range(0, len(texts), AT_ONCE):
                 await self._writable.wait()
-                some = range(first, min(first + AT_ONCE, words))
-                self._transport.write(b"".join(WORDS[number % len(WORDS)] for number in some))
+                some = enumerate(texts[first : first + AT_ONCE], first)
+                self._transport.write(b"".join(wire.word(number, text) for number, text in some))
                 await asyncio.sleep(0)
-        self._transport.write(LAST)
+        self._transport.write(wire.closing(texts) + END)
 
 
 @contextmanager
-def providing(rate: float) -> Iterator[str]:
-    """Run it; its base URL."""
+def providing(rate: float, *, stamped: bool = False) -> Iterator[str]:
+    """Run it; the URL that the APIs' paths follow."""
+    arguments = [str(rate), *(["stamped"] if stamped else [])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.provider", str(rate)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.bench.provider", *arguments], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
     finally:
         process.terminate()
         process.wait(10)
@@ -118,8 +106,9 @@ def providing(rate: float) -> Iterator[str]:
 
 async def main() -> None:
     """Serve until somebody ends the process."""
-    rate = float(sys.argv[1])
-    server = await asyncio.get_running_loop().create_server(lambda: Answering(rate), "127.0.0.1", 0, backlog=2048)
+    rate, stamped = float(sys.argv[1]), "stamped" in sys.argv
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Answering(rate, stamped), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -33,9 +33,9 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
-    """Run the floor, the naive script or our server at so many tokens a second, with `more` in its environment.
+    """Run the floor, a naive script or our server at so many tokens a second, with `more` in its environment.
 
-    All other settings are the defaults, the log among them: both write theirs to a file.
+    All other settings are the defaults, the log and its level among them: both write theirs to a file.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -50,10 +50,12 @@ def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
             }
             | more
         )
-        arguments = {"floor": ["tests.bench.floor", str(port), str(rate)], "naive": ["tests.bench.naive", str(port)]}
+        environment.pop("LOG_LEVEL", None)
+        module = "chat" if kind == "ours" else f"tests.bench.{kind}"
+        arguments = [] if kind == "ours" else [str(port), str(rate)]
         with (Path(data_dir) / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *arguments.get(kind, ["chat"])], env=environment, cwd=data_dir, stderr=log
+                [sys.executable, "-m", module, *arguments], env=environment, cwd=data_dir, stderr=log
             )
         try:
             if len(cores := sorted(os.sched_getaffinity(0))) > 1:

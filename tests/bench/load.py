@@ -41,7 +41,6 @@ class Socket(asyncio.Protocol):
     def __init__(self, path: str) -> None:
         self._path = path
         loop = asyncio.get_running_loop()
-        self._loop = loop
         self.open: asyncio.Future[None] = loop.create_future()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.finished: asyncio.Future[None] = loop.create_future()
@@ -68,7 +67,7 @@ class Socket(asyncio.Protocol):
             return
         data = self._tail + data
         if self._asked and TOKEN in data:
-            self.first_token.append(self._loop.time() - self._asked)
+            self.first_token.append(time.monotonic() - self._asked)
             self._asked = 0.0
         if DONE in data:
             self._turns -= 1
@@ -98,7 +97,7 @@ class Socket(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
-        self._asked = self._loop.time()
+        self._asked = time.monotonic()  # the loop's own is whole milliseconds, and as old as its step
         self.transport.write(self._message)
 
 

@@ -34,6 +34,11 @@ A local Supabase is ready. Put these into .env, or before `make run`:
   SUPABASE_URL={url}
   SUPABASE_KEY={key}
 
+For a page where people sign in, these as well:
+
+  SUPABASE_PUBLISHABLE_KEY={publishable}
+  SUPABASE_JWT_SECRET={secret}
+
 Its database: {database}
 Ctrl-C ends it; its data stays.
 """
@@ -154,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         api = Lite(folder, database.url(), ports.api_port)
         started.append(api)
         api.start()
-        print(WELCOME.format(url=api.url, key=api.service_key, database=database.url()), flush=True)
+        keys = {"key": api.service_key, "publishable": api.anon_key, "secret": api.jwt_secret}
+        print(WELCOME.format(url=api.url, database=database.url(), **keys), flush=True)
         stopping.wait()
     except (CannotStart, SettingsError, OSError) as error:
         print(f"cannot start: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from infra.llm import Finished
 from tests.conftest import Serve, Served
 from tests.support.client import ChatClient
 from tests.support.scrape import Scrape
-from tests.support.scripted import ScriptedModel
+from tests.support.scripted import ScriptedModel, Step
 from tests.support.sign_in import a_guest
 
 ADMIN_TOKEN = "an-operators-own-token-of-32-letters"
@@ -63,11 +63,7 @@ async def test_messages_are_counted_by_user(serve: Serve) -> None:
     """In all of one's sessions together; another user has their own."""
     async with guests(serve, limit_messages=2) as server:
         ann, ben = await a_guest(server.url), await a_guest(server.url)
-        for session_id, token, expected in (
-            ("a", ann.token, "done"),
-            ("b", ann.token, "done"),
-            ("c", ben.token, "done"),
-        ):
+        for session_id, token in (("a", ann.token), ("b", ann.token), ("c", ben.token)):
             async with await ChatClient.connect(server.url, session_id, token=token) as client:
                 await client.say("hi")
                 await client.until("done")
@@ -156,7 +152,8 @@ async def test_new_guests_of_an_address(serve: Serve) -> None:
 
 async def test_a_days_tokens_survive_a_restart(serve: Serve) -> None:
     """They are counted from what is stored; past them a message is refused until midnight UTC."""
-    model = ScriptedModel(*([["hi", Finished("complete", 60, 40)]] * 3))
+    script: list[Step] = ["hi", Finished("complete", 60, 40)]
+    model = ScriptedModel(script, script, script)
     async with guests(serve, model=model, limit_user_tokens=150) as server:
         token = (await a_guest(server.url)).token
         async with await ChatClient.connect(server.url, token=token) as client:

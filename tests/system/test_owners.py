@@ -84,6 +84,7 @@ async def test_a_session_is_named(house: House) -> None:
     """By its owner, in words; what is none is refused."""
     assert (await house.ask("owner", "PATCH", "/sessions/mine", json={"title": "  About cats  "})).status_code == 204
     assert (await house.ask("owner", "GET", "/sessions")).json()[0]["title"] == "About cats"
+    bad: Any
     for bad in ({"title": " "}, {"title": "x" * 201}, {"title": 7}, {"title": None}, {}, [], {"title": "a\nb"}):
         assert (await house.ask("owner", "PATCH", "/sessions/mine", json=bad)).status_code == 422, bad
     assert (await house.ask("owner", "PATCH", "/sessions/mine", content=b"{")).status_code == 422

@@ -87,7 +87,12 @@ class JwtReader:
                 audience=self._rules.audience,
                 issuer=self._rules.issuer,
                 leeway=SKEW_SECONDS,
-                options={"require": ["exp", "iss", "aud", "sub"], "verify_sub": False},
+                # A shared secret is its issuer's alone, and says who signed: older Supabase servers name no issuer.
+                options={
+                    "require": ["exp", "aud", "sub"] if isinstance(key, str) else ["exp", "iss", "aud", "sub"],
+                    "verify_sub": False,
+                    "verify_iss": not isinstance(key, str),
+                },
             )
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("The token has expired.") from error
@@ -101,6 +106,8 @@ class JwtReader:
             raise Unauthorized("The token is not valid yet.") from error
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise Unauthorized("The token's signature or form is not right.") from error
+        if claims.get("iss", self._rules.issuer) != self._rules.issuer:
+            raise Unauthorized("The token is of another issuer.")
         if not isinstance(claims["exp"], int | float) or claims["exp"] <= time.time():  # the leeway is for its start
             raise Unauthorized("The token has expired.")
         return claims

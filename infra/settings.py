@@ -124,6 +124,7 @@ class Settings(BaseModel):
     disconnect_queue_url: str | None = None
     handoff_url: str | None = None
     handoff_secret: SecretStr | None = None
+    handoff_secret_old: SecretStr | None = None
     aws_region: str = "us-east-1"
     aws_endpoint_url: str | None = None
 

@@ -30,8 +30,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 @cache
 def _adapter() -> Mangum:
     settings = start()
-    secret = settings.handoff_secret.get_secret_value() if settings.handoff_secret else None
-    app = create_app(_Opened(settings).summarizer, Numbers("summary"), secret)
+    secrets = [each.get_secret_value() for each in (settings.handoff_secret, settings.handoff_secret_old) if each]
+    app = create_app(_Opened(settings).summarizer, Numbers("summary"), secrets)
     # No lifespan: Mangum would start and stop the application, and its connections, on every invocation.
     return Mangum(app, lifespan="off", custom_handlers=[SqsBatch])
 

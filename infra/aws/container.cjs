@@ -20,6 +20,8 @@ module.exports = async ({ resolveVariable }) => {
   for (const [name, what] of Object.entries(NEEDED)) if (!(await given(name))) missing.push(`${name} (${what})`);
   if (!(await given('containerTag')) && !(await given('containerImage')))
     missing.push('containerTag (of the image you pushed), or containerImage (of one elsewhere)');
+  if (!(await given('sessionSecretArn')) && !(await given('supabasePublishableKey')))
+    missing.push("sessionSecretArn (of what signs guests' tokens), or supabasePublishableKey (people sign in with Supabase)");
   if ((await given('llmProvider')) === 'openai') {
     if (!(await given('llmModel'))) missing.push('llmModel (for example gpt-4o-mini)');
     if (!(await given('openaiKeyArn')) && !(await given('openaiBaseUrl')))

@@ -19,6 +19,7 @@ FUNCTION = ROOT / "functions" / "summary" / "edge" / "index.ts"
 PORT = 54330
 VARIABLES = (
     "HANDOFF_SECRET",
+    "HANDOFF_SECRET_OLD",
     "LLM_MAX_TOKENS",
     "LLM_MODEL",
     "OPENAI_API_KEY",

@@ -303,6 +303,21 @@ def test_by_http_only_who_has_the_secret_is_heard(
     assert row(loop, store) == (None, None, None)
 
 
+def test_the_old_secret_is_good_while_it_is_changed(
+    store: SqliteStore, call: Callable[..., tuple[int, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With HANDOFF_SECRET_OLD set both are, and nothing else."""
+    assert call(ended(), "Bearer before")[0] == 401
+    monkeypatch.setenv("HANDOFF_SECRET_OLD", "before")
+    module._adapter.cache_clear()
+    assert [call(ended(), f"Bearer {secret}")[0] for secret in ("before", "s3cret", "neither", "")] == [
+        409,
+        409,
+        401,
+        401,
+    ]
+
+
 def test_the_scheme_may_be_written_in_any_case(store: SqliteStore, call: Callable[..., tuple[int, Any]]) -> None:
     """As RFC 9110 has it, and as the Edge twin does."""
     assert call(ended(), "bearer s3cret")[0] == 409

@@ -20,6 +20,7 @@ GIVEN = {
     "supabaseUrl": "https://abcdefgh.supabase.co",
     "supabaseKeyArn": "arn:aws:ssm:us-east-1:123456789012:parameter/prod/supabase-key",
     "allowedOrigins": "https://example.com",
+    "sessionSecretArn": "arn:aws:ssm:us-east-1:123456789012:parameter/prod/session-secret",
 }
 """All that the container needs."""
 

@@ -20,7 +20,7 @@ from tests.conftest import Serve, make_settings
 from tests.support.client import PATIENCE, ChatClient
 from tests.support.edge import SECRET, an_edge, call, variables
 from tests.support.parity import Case, lived
-from tests.support.supabase import Supabase, free_port
+from tests.support.supabase import Supabase, free_port, fresh
 
 
 @pytest.fixture
@@ -51,6 +51,14 @@ def test_a_missing_setting_is_named(supabase: Supabase, missing: str, status: in
         got, answer = call(an_edge(ending, given), ended("s1"), secret=SECRET)
     assert got == status
     assert named in answer["error"]
+
+
+def test_the_old_secret_is_good_while_it_is_changed(supabase: Supabase) -> None:
+    """With HANDOFF_SECRET_OLD set both are, and nothing else."""
+    with ExitStack() as ending:
+        edge = an_edge(ending, variables(supabase) | {"HANDOFF_SECRET_OLD": "before"})
+        statuses = [call(edge, ended(fresh("s")), secret=secret)[0] for secret in ("before", SECRET, "neither", "")]
+    assert statuses == [409, 409, 401, 401]
 
 
 def test_a_model_without_a_name_is_named(supabase: Supabase) -> None:

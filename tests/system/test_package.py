@@ -26,6 +26,7 @@ DUMMY = {
     "allowedOrigins": "https://example.com",
     "logRetentionDays": "14",
     "llmProvider": "openai",
+    "supabasePublishableKey": "sb_publishable_x",
     "llmModel": "gpt-4o-mini",
     "openaiKeyArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod-AbCdEf:OPENAI_API_KEY::",
 }

@@ -45,13 +45,14 @@ async function handle(request: Request): Promise<Response> {
   }
 }
 
-/** Whether the caller knows the secret, checked in constant time. */
+/** Whether the caller knows the secret, or the one before it while that is being changed; in constant time. */
 async function mayCall(request: Request): Promise<boolean> {
-  const secret = Deno.env.get("HANDOFF_SECRET");
   const given = /^Bearer (.+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
-  if (!secret || !given) return false;
-  const [ours, theirs] = await Promise.all([secret, given].map(digest));
-  return ours.reduce((difference, byte, index) => difference | (byte ^ theirs[index]), 0) === 0;
+  const secrets = ["HANDOFF_SECRET", "HANDOFF_SECRET_OLD"].map((name) => Deno.env.get(name)).filter((it) => !!it);
+  if (!given) return false;
+  const [theirs, ...ours] = await Promise.all([given, ...secrets as string[]].map(digest));
+  const differences = ours.map((our) => our.reduce((sum, byte, index) => sum | (byte ^ theirs[index]), 0));
+  return differences.includes(0);
 }
 
 async function digest(text: string): Promise<Uint8Array> {

@@ -74,7 +74,14 @@ def test_what_must_be_given_is_a_parameter() -> None:
     assert wanted <= known
 
 
-@pytest.mark.parametrize(("name", "key"), [("SupabaseKeyArn", "SUPABASE_KEY"), ("OpenaiKeyArn", "OPENAI_API_KEY")])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("SupabaseKeyArn", "SUPABASE_KEY"),
+        ("OpenaiKeyArn", "OPENAI_API_KEY"),
+        ("SessionSecretArn", "SESSION_SECRET"),
+    ],
+)
 def test_a_secret_itself_is_refused(name: str, key: str) -> None:
     """CloudFormation takes an ARN, with the secret's own key where it is JSON, and no value, list or wildcard."""
     takes = re.compile(template("container")["Parameters"][name]["AllowedPattern"]).fullmatch

@@ -109,7 +109,8 @@ def test_what_starts_the_task_reads_the_secrets_that_are_given_and_no_others() -
         return {"Fn::Select": [0, {"Fn::Split": [f":{name}::", {"Ref": parameter}]}]}
 
     openai = {"Fn::If": ["ContainerOpenai", whole("OPENAI_API_KEY", "OpenaiKeyArn"), {"Ref": "AWS::NoValue"}]}
-    assert statement["Resource"] == [whole("SUPABASE_KEY", "SupabaseKeyArn"), openai]
+    guests = {"Fn::If": ["ContainerGuests", whole("SESSION_SECRET", "SessionSecretArn"), {"Ref": "AWS::NoValue"}]}
+    assert statement["Resource"] == [whole("SUPABASE_KEY", "SupabaseKeyArn"), openai, guests]
 
 
 def test_secrets_come_by_reference() -> None:
@@ -121,6 +122,7 @@ def test_secrets_come_by_reference() -> None:
     assert given == [
         {"Name": "SUPABASE_KEY", "ValueFrom": {"Ref": "SupabaseKeyArn"}},
         {"Name": "OPENAI_API_KEY", "ValueFrom": {"Ref": "OpenaiKeyArn"}},
+        {"Name": "SESSION_SECRET", "ValueFrom": {"Ref": "SessionSecretArn"}},
     ]
     values = json.dumps([each for name, each in ENVIRONMENT.items()])
     assert "KeyArn" not in values
@@ -134,16 +136,16 @@ def test_every_plain_variable_is_a_setting() -> None:
 
 
 def test_only_the_balancer_reaches_the_containers() -> None:
-    """They take its connections on their one port, and Prometheus's if it is named; they call out by HTTPS alone."""
+    """They take its connections on one port, Prometheus's, if it is named, on another; they call out by HTTPS alone."""
     access = properties("ContainerTaskAccess")
     balancer, prometheus = access["SecurityGroupIngress"]
     condition, prometheus, nothing = prometheus["Fn::If"]
     assert (condition, nothing) == ("ContainerMetrics", {"Ref": "AWS::NoValue"})
     assert prometheus["SourceSecurityGroupId"] == {"Ref": "MetricsSecurityGroup"}
     assert balancer["SourceSecurityGroupId"] == {"Fn::GetAtt": ["ContainerBalancerAccess", "GroupId"]}
-    for way_in in (balancer, prometheus):
+    for way_in, port in ((balancer, "PORT"), (prometheus, "METRICS_PORT")):
         assert not {"CidrIp", "CidrIpv6", "SourcePrefixListId"} & way_in.keys()
-        assert str(way_in["FromPort"]) == str(way_in["ToPort"]) == ENVIRONMENT["PORT"]
+        assert str(way_in["FromPort"]) == str(way_in["ToPort"]) == ENVIRONMENT[port]
     assert [(way["FromPort"], way["ToPort"]) for way in access["SecurityGroupEgress"]] == [(443, 443)]
     network = properties("ContainerService")["NetworkConfiguration"]["AwsvpcConfiguration"]
     assert network["SecurityGroups"] == [{"Fn::GetAtt": ["ContainerTaskAccess", "GroupId"]}]

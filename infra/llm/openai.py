@@ -62,7 +62,7 @@ class OpenAIModel(StreamedModel):
             quirks = self._quirks | set(tried)
             body = build(self._name, messages, tools, self._max_tokens, quirks)
             try:
-                response = await request.enter_async_context(self._create(**body))
+                response = await request.enter_async_context(self._create(**_unchecked(body, "messages")))
             except openai.APIStatusError as error:
                 found = suspects(error.status_code, error.response.text, body)
                 quirk = next((each for each in found if each not in quirks), None)
@@ -102,4 +102,15 @@ class ResponsesModel(StreamedModel):
 
     async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec], request: AsyncExitStack) -> Any:
         body = build_response(self._name, messages, tools, self._max_tokens)
-        return await request.enter_async_context(self._client.responses.with_streaming_response.create(**body))
+        create = self._client.responses.with_streaming_response.create
+        return await request.enter_async_context(create(**_unchecked(body, "input")))
+
+
+def _unchecked(body: dict[str, Any], history: str) -> dict[str, Any]:
+    """The arguments by which the SDK sends this body as it is.
+
+    It holds whatever it is given against its types, which takes milliseconds for a long history, and the loop with it.
+    What comes as `extra_body` takes the place of what it checked.
+    """
+    named = {name: body[name] for name in ("model", "stream") if name in body}
+    return {history: [], **named, "extra_body": {name: it for name, it in body.items() if name not in named}}

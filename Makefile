@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPATH := realtime:.
 
 .DEFAULT_GOAL := help
-.PHONY: help run container supabase edge test lint format bench chaos soak lock clean
+.PHONY: help run container page supabase edge test lint format bench chaos soak lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,10 @@ run: .venv/run.stamp ## Run the whole product on this machine, on PORT (8000)
 
 container: .venv/run.stamp ## Run the realtime container alone: no queue, so no summaries
 	@exec $(BIN)/python -m chat
+
+page: node_modules/stamp ## Bundle what the page needs to sign people in with Supabase
+	@node_modules/.bin/esbuild frontend/supabase-auth.mjs --bundle --minify --format=iife --global-name=SupabaseAuth \
+		--log-level=warning --outfile=frontend/vendor/supabase-auth.js
 
 supabase: .venv/test.stamp node_modules/stamp ## Run a Supabase on this machine, without Docker, for `make run`
 	@exec $(BIN)/python -m infra.local.supabase

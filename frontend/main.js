@@ -60,7 +60,7 @@
     View.connection(next);
     if (next === "connected") {
       refusal = "";
-      View.identity(Identity.kind(), Identity.name());
+      View.identity(Identity.shown());
       View.banner();
     } else if (leaving) {
       left(code, text);
@@ -72,6 +72,7 @@
   }
 
   function left(code, text) {
+    if (code === 4401) View.identity(Identity.shown());
     // If what the server closed for were sent again, it would close again.
     if (code === 1007 || code === 1009) {
       for (const { messageId } of Conversation.unsent(state)) {
@@ -184,6 +185,19 @@
     }
   }
 
+  async function enter(how) {
+    const given = { email: $("sign-in-email").value.trim(), password: $("sign-in-password").value };
+    $("sign-in").setAttribute("aria-busy", "true");
+    const problem = await Accounts.enter(how, given).catch(() => "The sign-in service cannot be reached.");
+    $("sign-in").setAttribute("aria-busy", "false");
+    $("sign-in-status").textContent = problem;
+    if (problem) return;
+    $("sign-in-password").value = "";
+    View.banner();
+    View.identity(Identity.shown());
+    connect();
+  }
+
   function submit() {
     if (!say($("message").value)) return;
     $("message").value = "";
@@ -241,12 +255,17 @@
       View.render(state);
       $("message").focus();
     });
-    $("forget").addEventListener("click", () => {
+    $("forget").addEventListener("click", async () => {
       if (status !== "disconnected") disconnect();
-      Identity.forget();
+      await Identity.forget();
       $("renew").click();
-      View.identity(Identity.kind(), null);
+      View.identity(Identity.shown());
     });
+    $("sign-in").addEventListener("submit", (event) => {
+      event.preventDefault();
+      enter(event.submitter?.value ?? "password");
+    });
+    Accounts.onToken((token) => connection?.send(Protocol.auth(token)));
     $("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       submit();
@@ -271,6 +290,7 @@
       const { action, id } = event.target.dataset;
       if (id) remedy(action, id);
     });
+    if (!FROM_DISK) Identity.look(location.origin).then(View.identity).catch(() => {}); // connecting says what is wrong
     if (kept.connected) connect();
   }
 

@@ -45,8 +45,10 @@ const Socket = (() => {
       let offered;
       try {
         offered = await protocols();
-      } catch {
-        if (mine === tries) lost(1006);
+      } catch (problem) {
+        if (mine !== tries) return;
+        if (problem instanceof Identity.SignInNeeded) rest({ code: 4401, text: problem.message });
+        else lost(1006);
         return;
       }
       if (mine === tries) join(offered);

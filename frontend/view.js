@@ -137,13 +137,22 @@ const View = (() => {
     button.previousElementSibling.classList.toggle("clipped", !open);
   });
 
-  /** Who the visitor is, and whether they may say so themselves. */
-  function identity(kind, name) {
-    document.getElementById("user-field").hidden = kind !== "none";
-    document.getElementById("identity").hidden = !name;
-    document.getElementById("identity-name").textContent = kind === "guest" ? "as a guest" : name ?? "";
-    document.getElementById("identity-name").title = name ?? "";
-    document.getElementById("forget").hidden = !name;
+  /** Who the visitor is, and how they may say so. */
+  function identity({ kind, name, id, providers = [] }) {
+    $("user-field").hidden = kind !== "none";
+    $("identity").hidden = !name;
+    $("identity-name").textContent = name ?? "";
+    $("identity-name").title = id ?? "";
+    $("forget").hidden = !name;
+    $("sign-in").hidden = kind !== "supabase" || Boolean(name);
+    $("sign-in-providers").replaceChildren(...providers.map(provider));
+  }
+
+  function provider(name) {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "submit", value: name, className: "quiet", formNoValidate: true });
+    button.textContent = `Continue with ${name[0].toUpperCase()}${name.slice(1)}`;
+    return button;
   }
 
   return { identity, render, connection, banner, announce, jump, earlier, onTop };

@@ -76,6 +76,7 @@ class Settings(BaseModel):
     # Who may come, and how much they may have
     auth: Literal["", "supabase", "jwt", "guest", "none"] = ""
     auth_none_anywhere: bool = False
+    auth_providers: str = ""
     auth_issuer: str | None = None
     auth_audience: str | None = None
     auth_jwks_url: str | None = None
@@ -142,6 +143,11 @@ class Settings(BaseModel):
         """The pages that may connect besides the server's own; `["*"]` for all."""
         origins = [origin.strip() for origin in self.allowed_origins.split(",") if origin.strip()]
         return ["*"] if "*" in origins else origins
+
+    @property
+    def providers(self) -> list[str]:
+        """The OAuth providers that the page offers, by Supabase's names."""
+        return [name.strip().lower() for name in self.auth_providers.split(",") if name.strip()]
 
     @property
     def auth_kind(self) -> AuthKind:

@@ -12,7 +12,7 @@ from chat.conversation import history, messages, routing
 from chat.durability import journal
 from chat.sessions import outbox, turn
 from chat.tools import registry
-from chat.web import connection, conversations, endpoint, http, pages
+from chat.web import admission, connection, conversations, endpoint, http, pages
 from functions.summary import prompt
 from infra.llm import base, sse
 from infra.settings import Settings
@@ -70,6 +70,17 @@ def test_the_recordings_are_as_many_as_written() -> None:
     assert f"{recorded} recorded streams" in (ROOT / "infra" / "PROVIDERS.md").read_text(encoding="utf-8")
 
 
+def test_what_holds_a_threat_is_there() -> None:
+    """Every test that SECURITY.md names is one."""
+    written = (ROOT / "infra" / "SECURITY.md").read_text(encoding="utf-8")
+    there = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    names = set(re.findall(r"`(test_\w+)`", written))
+    assert len(names) > 10
+    assert [name for name in names if f"def {name}(" not in there] == []
+    for file in re.findall(r"`((?:\w+/)?test_\w+\.py)`", written):
+        assert list((ROOT / "tests").rglob(file.split("/")[-1])), file
+
+
 def test_the_bounds_are_as_written() -> None:
     """What SECURITY.md says a stranger may take is what the code lets them take."""
     written = (ROOT / "infra" / "SECURITY.md").read_text(encoding="utf-8")
@@ -100,6 +111,13 @@ def test_the_bounds_are_as_written() -> None:
         f"| their latest {MOST_COUNTED:,} sessions |",
         f"| {history.MODEL_CHARS:,} characters; {prompt.TRANSCRIPT_CHARS:,} for a summary |",
         f"| {prompt.SUMMARY_CHARS:,} characters | cut |",
+        f"`LIMIT_CONNECTIONS` {defaults.limit_connections}, `LIMIT_REQUESTS` {defaults.limit_requests} a minute",
+        f"`LIMIT_OPENINGS` {defaults.limit_openings}, `LIMIT_GUESTS` {defaults.limit_guests} an hour",
+        f"`LIMIT_WAITING` {defaults.limit_waiting}, for {admission.AUTH_SECONDS:g} s",
+        f"`LIMIT_MESSAGES` {defaults.limit_messages} a minute, "
+        f"`LIMIT_USER_TOKENS` {defaults.limit_user_tokens:,} a day |",
+        f"`LIMIT_SOCKETS` {defaults.limit_sockets}, `LIMIT_LIVE_SESSIONS` {defaults.limit_live_sessions} |",
+        f"`LIMIT_SESSION_SOCKETS` {defaults.limit_session_sockets} |",
         f"`MAX_SESSIONS` {defaults.max_sessions:,} |",
         f"`MAX_SESSIONS_BYTES` {defaults.max_sessions_bytes // mib} MiB |",
     ):

@@ -112,5 +112,5 @@ def _unchecked(body: dict[str, Any], history: str) -> dict[str, Any]:
     It holds whatever it is given against its types, which takes milliseconds for a long history, and the loop with it.
     What comes as `extra_body` takes the place of what it checked.
     """
-    named = {name: body[name] for name in ("model", "stream") if name in body}
+    named: dict[str, Any] = {name: body[name] for name in ("model", "stream") if name in body}
     return {history: [], **named, "extra_body": {name: it for name, it in body.items() if name not in named}}

@@ -16,8 +16,8 @@ from tests.system.browser import open_browser
 OpenPage = Callable[..., Awaitable[Page]]
 FROM_DISK = (FRONTEND / "index.html").as_uri()
 PATIENCE_MS = 10_000
-NETWORK = re.compile(r"WebSocket connection to|net::ERR_")
-"""What Chromium itself writes to the console when the network breaks; no page can keep it from doing so."""
+NETWORK = re.compile(r"WebSocket connection to|net::ERR_|responded with a status of 400")
+"""What Chromium itself writes to the console when the network breaks, or a sign-in is refused; no page can help it."""
 
 expect.set_options(timeout=PATIENCE_MS)
 

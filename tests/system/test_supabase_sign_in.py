@@ -124,4 +124,5 @@ async def test_a_page_is_told_where_to_sign_in(project: Project, supabase: Supab
         "auth": "supabase",
         "supabase_url": supabase.url,
         "supabase_publishable_key": supabase.anon_key,
+        "providers": [],
     }

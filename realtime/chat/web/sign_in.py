@@ -20,6 +20,7 @@ class SignIn(BaseModel):
     auth: Literal["supabase", "jwt", "guest", "none"]
     supabase_url: str | None = None
     supabase_publishable_key: str | None = None
+    providers: list[str] = []
 
 
 class GuestToken(BaseModel):
@@ -34,7 +35,7 @@ def create_sign_in(identities: Identities, callers: Callers, limits: Limits, set
     """The routes. They are open to all."""
     router = APIRouter()
 
-    @router.get("/auth", responses={429: {"model": Problem}})
+    @router.get("/auth", response_model_exclude_unset=True, responses={429: {"model": Problem}})
     async def how(request: Request) -> SignIn:
         """How to sign in."""
         callers.counted(request)
@@ -44,6 +45,7 @@ def create_sign_in(identities: Identities, callers: Callers, limits: Limits, set
             auth="supabase",
             supabase_url=settings.supabase_url,
             supabase_publishable_key=settings.supabase_publishable_key,
+            providers=settings.providers,
         )
 
     @router.post("/auth/guest", responses={404: {"model": Problem}, 429: {"model": Problem}})

@@ -273,7 +273,7 @@ def test_the_context_is_what_is_copied() -> None:
             assert [file for file in let_in() if file == source or file.startswith(f"{source}/")], source
     assert sorted(ROOT / file for file in let_in()) == sorted(file for file, _ in copies())
     kinds = {Path(file).suffix for file in let_in()}
-    assert kinds == {".py", ".sql", ".css", ".html", ".js", ".toml", ".lock"}
+    assert kinds == {".py", ".sql", ".css", ".html", ".js", ".mjs", ".toml", ".lock"}
     assert not [file for file in let_in() if file.startswith(("tests/", "functions/"))]
 
 

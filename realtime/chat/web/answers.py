@@ -43,5 +43,7 @@ SessionsAnswer: Any = list[_like(SessionListed, live=(bool, ...))]  # type: igno
 
 COMMON: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 429, 503)}
 """A caller who cannot be told, or asks too often, and a store that does not answer."""
+OPERATORS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (401, 403, 429, 503)}
+"""A caller who is not the operator."""
 UNKNOWN = COMMON | {404: {"model": Problem}}
 """The same, and a session that is not there, or is somebody else's."""

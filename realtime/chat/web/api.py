@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, Response
-from fastapi.responses import PlainTextResponse
 
 from chat.durability.journal import Journal
 from chat.metrics import CONTENT_TYPE
 from chat.sessions.registry import Sessions
-from chat.web.answers import Health, Liveness
+from chat.web.answers import OPERATORS, Health, Liveness
 from chat.web.callers import Callers
 from infra.port import SERVICE
 from infra.store import Store, StoreError
@@ -66,7 +65,12 @@ def create_router(store: Store, sessions: Sessions, journal: Journal, callers: C
         response.status_code = 503 if sessions.is_draining() else 200
         return {"status": "draining" if sessions.is_draining() else "live"}
 
-    @router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(callers.operator)])
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        dependencies=[Depends(callers.operator)],
+        responses=OPERATORS | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def numbers() -> Response:
         """The container's metrics, for Prometheus; where people sign in, for the operator alone."""
         return Response(sessions.metrics.exposition(), media_type=CONTENT_TYPE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
+from tests.bench.guests import token_of
 from tests.bench.lateness import Arrivals
 
 TOKEN, DONE, READY = b'"token"', b'"done"', b'"ready"'
@@ -31,7 +32,8 @@ def handshake(path: str) -> bytes:
     """The request that opens a WebSocket."""
     return (
         f"GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Authorization: Bearer {token_of(path.partition('?')[0])}\r\n\r\n"
     ).encode()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+from tests.bench.guests import token_of
 from tests.bench.load import connect, handshake
 from tests.support.client import ChatClient
 
@@ -16,14 +17,14 @@ RESUMED = b'"resumed":true'
 
 async def long_turn(port: int, cpu_seconds: Callable[[], float]) -> float:
     """Milliseconds of server CPU to resume a turn of `WORDS` tokens from its beginning, handshake and all."""
-    url = f"ws://127.0.0.1:{port}"
-    async with await ChatClient.connect(url, "long") as client:
+    url, token = f"ws://127.0.0.1:{port}", token_of("long")
+    async with await ChatClient.connect(url, "long", token=token) as client:
         ready = await client.until("ready")
         await client.say(f"Write {WORDS} words")
         await client.until("done")
         before = cpu_seconds()
         for _ in range(TIMES):
-            again = await ChatClient.connect(url, "long", epoch=str(ready["epoch"]), after="1")
+            again = await ChatClient.connect(url, "long", token=token, epoch=str(ready["epoch"]), after="1")
             assert (await again.next())["resumed"]
             await again.until("done")
             assert len(again.text().split()) == WORDS

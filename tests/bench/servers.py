@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bench.guests import SETTINGS
+
 ROOT = Path(__file__).resolve().parents[2]
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -35,7 +37,8 @@ class ServerProcess:
 def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
     """Run the floor, a naive script or our server at so many tokens a second, with `more` in its environment.
 
-    All other settings are the defaults, the log and its level among them: both write theirs to a file.
+    Its clients are guests. All other settings are the defaults, the log and its level among them: both write theirs to
+    a file.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -48,6 +51,7 @@ def running(kind: str, rate: float, **more: str) -> Iterator[ServerProcess]:
                 "DATA_DIR": data_dir,
                 "DEMO_TOKENS_PER_SECOND": str(rate),
             }
+            | SETTINGS
             | more
         )
         environment.pop("LOG_LEVEL", None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import uvloop
 import websockets
 
+from tests.bench.guests import token_of
 from tests.bench.load import Result, Socket, connect, drive
 from tests.bench.servers import running
 from tests.bench.table import Table, progress
@@ -123,7 +124,8 @@ def idle_memory(kind: str) -> float:
 
 async def check_reply(port: int, words: int) -> None:
     """Read one reply with a real client: the fast one below counts no tokens, so what it measures must be whole."""
-    async with websockets.connect(f"ws://127.0.0.1:{port}/ws/session/check", proxy=None) as client:
+    url, headers = f"ws://127.0.0.1:{port}/ws/session/check", {"Authorization": f"Bearer {token_of('check')}"}
+    async with websockets.connect(url, additional_headers=headers, proxy=None) as client:
         await client.send(f"Write {words} words")
         said = ""
         while (frame := json.loads(await client.recv()))["type"] != "done":

@@ -20,6 +20,7 @@ from infra.records import Event, Role, utc_now
 from infra.settings import Settings
 from infra.store import Store
 from infra.store.supabase import SupabaseStore
+from tests.bench.guests import token_of
 from tests.support.client import ChatClient
 from tests.support.supabase import free_port
 
@@ -137,7 +138,8 @@ async def done_to_saved(port: int) -> tuple[float, float]:
             waits.append(time.monotonic() - began)
             await asyncio.sleep(1)
 
-    clients = [await ChatClient.connect(f"ws://127.0.0.1:{port}", f"saved-{number}") for number in range(SESSIONS)]
+    url, names = f"ws://127.0.0.1:{port}", [f"saved-{number}" for number in range(SESSIONS)]
+    clients = [await ChatClient.connect(url, name, token_of(name)) for name in names]
     await asyncio.gather(*(client.until("ready") for client in clients))
     await asyncio.gather(*(chat(number, client) for number, client in enumerate(clients)))
     await asyncio.gather(*(client.websocket.close() for client in clients))

@@ -12,13 +12,13 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import FixedWindowRateLimiter
 from starlette.types import Scope
 
 from chat.metrics import Metrics
 from chat.protocol.frames import CloseCode, ErrorCode
 from chat.sessions.door import Refused
+from chat.web.counters import Counters
 from infra.settings import Settings
 from infra.telemetry import get_logger
 
@@ -44,7 +44,7 @@ class Limits:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._on = settings.auth_kind != "none"
         self._metrics = metrics
-        self._windows = MovingWindowRateLimiter(MemoryStorage())
+        self._windows = FixedWindowRateLimiter(Counters())
         self._connections = RateLimitItemPerMinute(settings.limit_connections or 1)
         self._guests = RateLimitItemPerHour(settings.limit_guests or 1)
         self._openings = RateLimitItemPerHour(settings.limit_openings or 1)

@@ -1,6 +1,6 @@
 """A Supabase for this machine without Docker: a real PostgreSQL, and `@supabase/lite` in front of it.
 
-`make supabase` runs it on a folder that lasts, and prints the two settings; the tests run it on a folder of their own.
+`make supabase` runs it on a folder that lasts, and prints the settings; the tests run it on a folder of their own.
 It needs Node (`npm ci` brings the servers) and a PostgreSQL.
 """
 
@@ -64,6 +64,8 @@ class Lite(Server):
         self._folder = folder
         self._database_url = database_url
         self.url = f"http://127.0.0.1:{port}"
+        self.token_seconds = 3600
+        """How long the tokens last that it gives to people who sign in."""
         self.service_key = self.anon_key = self.jwt_secret = ""
 
     def start(self) -> None:
@@ -78,7 +80,7 @@ class Lite(Server):
         (self._folder / "supabase" / "config.toml").write_text(
             f"[api]\nport = {self.port}\n"
             f'[db]\ndriver = "postgres"\nurl = "{self._database_url}"\n'
-            f'[auth]\nenabled = true\njwt_secret = "{self.jwt_secret}"\n'
+            f'[auth]\nenabled = true\njwt_expiry = {self.token_seconds}\njwt_secret = "{self.jwt_secret}"\n'
             f'publishable_key = "{self.anon_key}"\nsecret_key = "{self.service_key}"\n'
         )
         command = [node, str(LITE), "--no-telemetry", "start", "--no-admin"]

@@ -56,6 +56,21 @@ class FarEnd:
         """See `Handoff.close`."""
 
 
+async def test_old_sessions_go_where_that_is_wished(tmp_path: Path) -> None:
+    """With RETENTION_DAYS the sweep removes what ended so long ago; a store that fails leaves it to the next one."""
+    store = FlakyStore(await SqliteStore.open(tmp_path / "realtime.db"))
+    for session_id, end in (("old", utc_now() - timedelta(days=31)), ("new", utc_now() - timedelta(days=29))):
+        await store.open_session(session_id, "ann", at=DAWN, container_id="box")
+        await store.finish_session(session_id, 1, ended_at=end, summary="x")
+    store.weather.append(StoreUnavailable("locked"))
+    await functions.sweep.sweep.remove_old(store, 30)
+    assert await store.session("old")
+    await functions.sweep.sweep.remove_old(store, 30)
+    assert await store.session("old") is None
+    assert await store.session("new")
+    await store.close()
+
+
 class House:
     """A store in which nobody lives, and a sweeper."""
 

@@ -112,11 +112,12 @@ def fresh_database(postgres: Postgres, *, migrated: bool = True) -> str:
     return url
 
 
-def a_lite(database_url: str, ending: ExitStack) -> Lite:
-    """A running `@supabase/lite` over this database, stopped by `ending`."""
+def a_lite(database_url: str, ending: ExitStack, token_seconds: int = 3600) -> Lite:
+    """A running `@supabase/lite` over this database, stopped by `ending`, whose users' tokens last so long."""
     folder = Path(tempfile.mkdtemp(prefix="lite-"))
     ending.callback(shutil.rmtree, folder)
     lite = Lite(folder, database_url, free_port())
+    lite.token_seconds = token_seconds
     try:
         lite.start()
     except CannotStart as error:

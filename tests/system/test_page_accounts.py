@@ -1,13 +1,16 @@
 """People with accounts, on the page: a real Supabase Auth behind it, and its own client in the page."""
 
+import asyncio
 import subprocess
+from contextlib import ExitStack
 from uuid import uuid4
 
 import pytest
 from playwright.async_api import Page, Route, expect
 
+from infra.local.postgres import Postgres
 from tests.conftest import Serve
-from tests.support.supabase import Supabase
+from tests.support.supabase import Supabase, a_lite, fresh_database
 from tests.system import page as pages
 from tests.system.page import OpenPage, replies, said, say, session_id, shows_status
 
@@ -79,6 +82,31 @@ async def test_people_sign_in_chat_and_sign_out(serve: Serve, open_page: OpenPag
         await page.get_by_role("button", name="Sign out").click()
         await enter(page, "Sign in", ann)
         await expect(page.locator("#identity-name")).to_have_text(ann)
+
+
+async def test_a_token_that_ends_is_renewed_without_a_cut(
+    serve: Serve, open_page: OpenPage, supabase: Supabase, postgres: Postgres
+) -> None:
+    """Supabase's client brings a newer one by itself, or when the server asks; it goes to the socket that is open."""
+    with ExitStack() as ending:
+        lite = a_lite(fresh_database(postgres), ending, token_seconds=62)
+        short = Supabase(lite.url, lite.service_key, lite.anon_key, lite.jwt_secret)
+        async with serve(**signing_in(short)) as server:
+            page = await open_page(server.http)
+            await page.context.route(f"{short.url}/**", _for_pages)
+            await say(page, "hello")
+            async with page.expect_websocket() as opened:
+                await enter(page, "Create account", f"{uuid4().hex}@example.com")
+            socket = await opened.value
+            frames: list[str] = []
+            socket.on("framereceived", lambda text: frames.append(str(text)))
+            await expect(replies(page)).to_contain_text("Happy to chat")
+            async with asyncio.timeout(20):
+                while not any('"authenticated"' in frame for frame in frames):
+                    await socket.wait_for_event("framereceived")
+            await say(page, "and again")
+            await expect(replies(page)).to_have_count(2)
+            assert not socket.is_closed()
 
 
 async def test_a_page_without_its_bundle_says_so(serve: Serve, open_page: OpenPage, supabase: Supabase) -> None:

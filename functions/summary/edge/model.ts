@@ -1,6 +1,7 @@
-/** Any OpenAI-compatible chat completions endpoint, asked once and without streaming: nobody is watching. */
+/** Any OpenAI-compatible chat completions endpoint, asked without streaming: nobody is watching. */
 
 import type { Message } from "./prompt.ts";
+import { bodyOf, quirksOf, suspects } from "./request.ts";
 
 export interface ModelSettings {
   key: string;
@@ -18,18 +19,23 @@ export async function ask(settings: ModelSettings, messages: Message[]): Promise
   let status = 0;
   let answer = "";
   try {
-    const limits = settings.maxTokens ? ["max_completion_tokens", "max_tokens"] : ["max_completion_tokens"];
-    for (const limit of limits) { // many services know the old name alone
+    const known = quirksOf(settings);
+    const tried = new Set(known);
+    while (true) {
+      const body = bodyOf(settings, messages, tried);
       const response = await fetch(`${settings.baseUrl.replace(/\/+$/, "")}/chat/completions`, {
         method: "POST",
         headers: { authorization: `Bearer ${settings.key}`, "content-type": "application/json" },
-        body: JSON.stringify({ model: settings.model, messages, [limit]: settings.maxTokens }),
+        body: JSON.stringify(body),
         signal,
       });
       status = response.status;
       answer = await response.text();
-      if (status !== 422 && !(status === 400 && answer.includes("max_completion_tokens"))) break;
+      const quirk = suspects(status, answer, body).find((each) => !tried.has(each));
+      if (!quirk) break;
+      tried.add(quirk); // and asked again: at most once for each
     }
+    if (status < 300) tried.forEach((quirk) => known.add(quirk));
   } catch (error) {
     const late = (error as Error).name === "TimeoutError";
     return nothing(late ? "timeout" : "the service cannot be reached, or its answer cannot be read");

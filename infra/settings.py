@@ -1,26 +1,17 @@
 """Every setting of both halves, read from the environment and from `.env`, checked once at the start."""
 
 import os
-import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self, get_origin
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from infra.env_file import LIKENESS, misspelt, read_env_file
+from infra.settings_callers import HEADER_WORD, CallerSettings
+from infra.settings_model import ModelSettings
 
 WhileBusy = Literal["queue", "interrupt", "reject", "merge"]
-
-AuthKind = Literal["supabase", "jwt", "guest", "none"]
-LEAST_SECRET_CHARS = 32
-
-HEADER_WORD = re.compile(r"[!-~]+")
-"""What may stand for a secret in an HTTP header."""
-
-
-QUIRKS = ("no_tools", "no_tool_history", "max_tokens", "no_stream_options", "no_system", "short_ids")
 
 URLS = {
     "supabase_url": "https://abcdefgh.supabase.co",
@@ -40,18 +31,16 @@ class SettingsError(Exception):
     """A setting is missing or wrong. The message is one line that names the variable."""
 
 
-class Settings(BaseModel):
+class Settings(CallerSettings, ModelSettings):
     """The settings; `.env.example` says what each is for. Durations are seconds, sizes bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Where things are kept
     data_dir: Path = Path(".data")
-    supabase_url: str | None = None
     supabase_key: SecretStr | None = None
 
     # The container
-    host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     container_id: str | None = None
@@ -73,29 +62,6 @@ class Settings(BaseModel):
     ping_seconds: float = Field(default=20, gt=0)
     keep_alive_seconds: int = Field(default=130, ge=1)
 
-    # Who may come, and how much they may have
-    auth: Literal["", "supabase", "jwt", "guest", "none"] = ""
-    auth_none_anywhere: bool = False
-    auth_providers: str = ""
-    auth_issuer: str | None = None
-    auth_audience: str | None = None
-    auth_jwks_url: str | None = None
-    auth_user_claim: str = "sub"
-    supabase_publishable_key: str | None = None
-    supabase_jwt_secret: SecretStr | None = None
-    session_secret: SecretStr | None = None
-    admin_token: SecretStr | None = None
-    limit_connections: int = Field(default=120, ge=0)
-    limit_requests: int = Field(default=600, ge=0)
-    limit_guests: int = Field(default=120, ge=0)
-    limit_openings: int = Field(default=240, ge=0)
-    limit_messages: int = Field(default=30, ge=0)
-    limit_waiting: int = Field(default=64, ge=0)
-    limit_sockets: int = Field(default=20, ge=0)
-    limit_session_sockets: int = Field(default=20, ge=0)
-    limit_live_sessions: int = Field(default=20, ge=0)
-    limit_user_tokens: int = Field(default=5_000_000, ge=0)
-
     # The conversation
     prompts_file: Path | None = None
     system_prompt: str | None = None
@@ -104,21 +70,6 @@ class Settings(BaseModel):
     history_events: int = Field(default=200, ge=2)
     max_tool_rounds: int = Field(default=5, ge=1)
     tool_timeout_seconds: float = Field(default=15, gt=0)
-
-    # The model
-    llm_provider: Literal["demo", "openai", "anthropic"] = "demo"
-    llm_model: str | None = None
-    llm_timeout_seconds: float = Field(default=60, gt=0)
-    llm_quirks: str = ""
-    llm_fallback: str = ""
-    llm_max_tokens: int | None = Field(default=None, ge=1)
-    openai_api_key: SecretStr | None = None
-    openai_base_url: str | None = None
-    openai_api: Literal["chat", "responses"] = "chat"
-    anthropic_api_key: SecretStr | None = None
-    anthropic_base_url: str | None = None
-    demo_tokens_per_second: float = Field(default=25, ge=0)
-    prices_file: Path | None = None
 
     # The journal and the hand-off
     journal_max_events: int = Field(default=20_000, ge=1)
@@ -145,63 +96,11 @@ class Settings(BaseModel):
         return ["*"] if "*" in origins else origins
 
     @property
-    def providers(self) -> list[str]:
-        """The OAuth providers that the page offers, by Supabase's names."""
-        return [name.strip().lower() for name in self.auth_providers.split(",") if name.strip()]
-
-    @property
-    def auth_kind(self) -> AuthKind:
-        """How callers say who they are: AUTH, or what the other settings lead to."""
-        if self.auth:
-            return self.auth
-        if self.supabase_url and self.supabase_publishable_key:
-            return "supabase"
-        return "none" if is_this_machine(self.host) else "guest"
-
-    @property
-    def auth_reason(self) -> str:
-        """Why it is that, for people."""
-        if self.auth:
-            return "as AUTH says"
-        if self.auth_kind == "supabase":
-            return "as SUPABASE_URL and SUPABASE_PUBLISHABLE_KEY are set"
-        return f"as HOST is {self.host}" + (": this machine alone" if self.auth_kind == "none" else "")
-
-    @property
-    def quirks(self) -> list[str]:
-        """What is known of the model's service from the start; see `infra.llm.quirks`."""
-        return [name.strip().lower() for name in self.llm_quirks.split(",") if name.strip()]
-
-    @property
     def otel_headers(self) -> dict[str, str]:
         """What the collector wants to be told with each batch, such as a key."""
         given = self.otel_exporter_otlp_headers.get_secret_value() if self.otel_exporter_otlp_headers else ""
         pairs = (pair.partition("=") for pair in given.split(",") if pair.strip())
         return {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
-
-    @property
-    def fallbacks(self) -> list[tuple[str, str]]:
-        """The (provider, model) pairs to ask where the first cannot be had."""
-        named = [name.strip() for name in self.llm_fallback.split(",") if name.strip()]
-        return [(provider, model) for provider, _, model in (name.partition("/") for name in named)]
-
-    def asking(self, provider: str, model: str) -> Self:
-        """The same settings, for this model.
-
-        Raises:
-            ValidationError: they do not suffice for it.
-        """
-        named = {"llm_provider": provider, "llm_model": model, "llm_fallback": ""}
-        return self.model_validate(self.model_dump(exclude_unset=True) | named)
-
-    @property
-    def model(self) -> str:
-        """The model, and where it is asked: for people, without a key."""
-        if self.llm_provider == "demo":
-            return "demo"
-        if self.llm_provider == "anthropic":
-            return f"{self.llm_model} at {urlsplit(self.anthropic_base_url or 'https://api.anthropic.com').hostname}"
-        return f"{self.llm_model} at {urlsplit(self.openai_base_url or 'https://api.openai.com').hostname}"
 
     @model_validator(mode="before")
     @classmethod
@@ -240,45 +139,6 @@ class Settings(BaseModel):
             raise ValueError("DEAD_AFTER_SECONDS: must be more than twice HEARTBEAT_SECONDS: a beat may be late")
         return self
 
-    @model_validator(mode="after")
-    def _callers_are_known(self) -> Self:
-        if self.auth == "supabase" and not self.supabase_url:
-            raise ValueError("SUPABASE_URL: needed with AUTH=supabase; its tokens are checked with that project's keys")
-        if self.auth == "jwt" and not (self.auth_issuer and self.auth_audience):
-            raise ValueError("AUTH_ISSUER, AUTH_AUDIENCE: needed with AUTH=jwt; what your tokens say as iss and aud")
-        if self.auth == "none" and not self.auth_none_anywhere and not is_this_machine(self.host):
-            raise ValueError(
-                f"AUTH: none on HOST={self.host} lets anybody in; use guest, supabase or jwt, or say"
-                " AUTH_NONE_ANYWHERE=yes if something in front of this server asks"
-            )
-        for name in ("session_secret", "supabase_jwt_secret", "admin_token"):
-            secret: SecretStr | None = getattr(self, name)
-            if secret and len(secret.get_secret_value()) < LEAST_SECRET_CHARS:
-                raise ValueError(f"{name.upper()}: must have at least {LEAST_SECRET_CHARS} characters, none guessable")
-        if self.admin_token and not HEADER_WORD.fullmatch(self.admin_token.get_secret_value()):
-            raise ValueError("ADMIN_TOKEN: must be of ASCII letters, digits and signs, without spaces")
-        if (self.supabase_publishable_key or "sb_publishable_").startswith("sb_secret_"):
-            raise ValueError("SUPABASE_PUBLISHABLE_KEY: this is a secret key; pages get to see this one")
-        return self
-
-    @model_validator(mode="after")
-    def _model_is_named(self) -> Self:
-        if self.llm_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
-            raise ValueError("OPENAI_API_KEY: needed when LLM_PROVIDER=openai (or set OPENAI_BASE_URL)")
-        if self.llm_provider == "openai" and not self.llm_model:
-            raise ValueError("LLM_MODEL: needed with OPENAI_API_KEY or OPENAI_BASE_URL, for example gpt-4o-mini")
-        if self.llm_provider == "anthropic" and not self.anthropic_api_key:
-            raise ValueError("ANTHROPIC_API_KEY: needed when LLM_PROVIDER=anthropic")
-        for provider, model in self.fallbacks:
-            if provider not in ("demo", "openai", "anthropic") or not (model or provider == "demo"):
-                raise ValueError("LLM_FALLBACK: pairs as openai/gpt-4o-mini, separated by commas")
-            self.asking(provider, model)
-        if wrong := [name for name in self.quirks if name not in QUIRKS]:
-            raise ValueError(f"LLM_QUIRKS: {wrong[0]} is none of {', '.join(QUIRKS)}")
-        if self.llm_provider == "anthropic" and not self.llm_model:
-            raise ValueError("LLM_MODEL: needed with ANTHROPIC_API_KEY, for example claude-sonnet-4-5")
-        return self
-
 
 def load_settings(env_file: Path | None = Path(".env")) -> Settings:
     """Read the settings; the environment wins over `env_file`, which need not exist. An empty value is none.
@@ -297,14 +157,6 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
         return Settings.model_validate({name: found[name] for name in Settings.model_fields if name in found})
     except ValidationError as error:
         raise SettingsError("; ".join(_line(problem["loc"], problem["msg"]) for problem in error.errors())) from None
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether only this machine can connect to a server that listens there."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def unread(env_file: Path = Path(".env")) -> list[str]:

@@ -29,8 +29,8 @@ from chat.durability.journal import Journal, Written
 from chat.durability.spool import Spool
 from chat.metrics import Metrics
 from chat.protocol.frames import Accepted
+from chat.sessions.kit import TurnKit
 from chat.sessions.registry import Sessions
-from chat.sessions.turn import TurnKit
 from chat.tools.get_user_stats import get_user_stats
 from chat.tools.registry import Registry
 from chat.web.admission import Admission

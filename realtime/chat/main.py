@@ -21,8 +21,8 @@ from chat.durability.shelf import Shelf
 from chat.durability.spool import Spool
 from chat.metrics import Metrics
 from chat.prompts import load_prompts
+from chat.sessions.kit import TurnKit
 from chat.sessions.registry import Sessions
-from chat.sessions.turn import TurnKit
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
 from chat.web.admission import Admission

@@ -14,9 +14,9 @@ from chat.durability.journal import Journal
 from chat.metrics import Metrics
 from chat.protocol.frames import CloseCode, ErrorCode
 from chat.sessions.door import Departure, Refused
+from chat.sessions.kit import TurnKit
 from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
-from chat.sessions.turn import TurnKit
 from chat.tools.registry import Registry
 from chat.web.admission import Admission
 from chat.web.endpoint import SessionSocket

@@ -16,9 +16,10 @@ from chat.conversation.machine import Conversation
 from chat.durability.journal import Journal
 from chat.metrics import Metrics
 from chat.protocol.frames import CloseCode
+from chat.sessions.kit import TurnKit
 from chat.sessions.outbox import SOFT_CHARS, Outbox
 from chat.sessions.session import Session
-from chat.sessions.turn import SORRY, TurnKit
+from chat.sessions.turn import SORRY
 from chat.tools.registry import Registry, ToolContext, tool
 from infra.llm import ToolCall
 from infra.records import utc_now

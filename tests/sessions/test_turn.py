@@ -22,7 +22,8 @@ from chat.conversation.inputs import (
 )
 from chat.metrics import Metrics
 from chat.protocol.frames import Usage
-from chat.sessions.turn import Turn, TurnKit
+from chat.sessions.kit import TurnKit
+from chat.sessions.turn import Turn
 from chat.tools.registry import Registry, ToolContext, ToolError, tool
 from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import Chunk

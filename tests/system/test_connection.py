@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from chat.sessions.outbox import SOFT_CHARS, Outbox
-from chat.web.endpoint import _request_id
+from chat.web.asked import request_id
 from infra.records import utc_now
 from infra.store import StoreUnavailable
 from infra.store.sqlite import SqliteStore
@@ -82,7 +82,7 @@ async def test_what_comes_while_the_reader_is_behind_is_heard_later(serve: Serve
 @pytest.mark.parametrize("header", [b"x-request-id", b"x-amzn-trace-id"])
 def test_the_log_names_the_request_as_the_balancer_does(header: bytes, given: str, named: bool) -> None:
     """By the balancer's header, if what it holds is a name; otherwise by one of our own."""
-    name = _request_id({"headers": [(header, given.encode())]})
+    name = request_id({"headers": [(header, given.encode())]})
     assert (name == given) == named
     assert 0 < len(name) <= 200
     assert " " not in name

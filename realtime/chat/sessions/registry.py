@@ -13,10 +13,10 @@ from chat.durability.courier import Courier
 from chat.durability.journal import Journal
 from chat.protocol.frames import CloseCode, ErrorCode
 from chat.sessions.door import Departure, Refused, not_yours
+from chat.sessions.kit import TurnKit
 from chat.sessions.opening import OPEN_SECONDS, Opening
 from chat.sessions.outbox import Outbox
 from chat.sessions.session import Session
-from chat.sessions.turn import TurnKit
 from chat.sessions.watch import Watch
 from chat.tools.registry import ToolContext
 from infra.records import EndReason, SessionEnded, utc_now

@@ -12,8 +12,9 @@ from chat.conversation.machine import Conversation
 from chat.durability.journal import Journal
 from chat.protocol.codec import encode
 from chat.protocol.frames import CloseCode, Done, ErrorCode, Token
+from chat.sessions.kit import TurnKit
 from chat.sessions.outbox import Outbox
-from chat.sessions.turn import SORRY, Turn, TurnKit
+from chat.sessions.turn import SORRY, Turn
 from chat.tools.registry import ToolContext
 from infra import tracing
 from infra.llm import Message

@@ -5,14 +5,11 @@ blocks, and it provides the messages for every round.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any, Protocol
 from uuid import uuid4
-
-import msgspec
-from msgspec import UNSET
 
 from chat.conversation.inputs import (
     End,
@@ -26,15 +23,15 @@ from chat.conversation.inputs import (
     TurnFailed,
 )
 from chat.conversation.open_turn import to_json
-from chat.metrics import UNKNOWN_TOOL, Metrics, Outcome
+from chat.metrics import UNKNOWN_TOOL, Outcome
 from chat.protocol.frames import ErrorCode, Usage
+from chat.sessions.kit import TurnKit
 from chat.sessions.mode_call import ask_mode
 from chat.sessions.pace import Pace
-from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, Registry, ToolContext, ToolError
+from chat.tools.registry import MOST_ARGUMENT_CHARS, MOST_PROBLEM_CHARS, ToolContext, ToolError
 from infra import tracing
-from infra.llm import Finished, Message, Model, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
+from infra.llm import Finished, Message, ModelError, Reasoning, TextDelta, ToolCall, ToolSpec
 from infra.llm.base import bounded, well_formed
-from infra.llm.prices import Prices
 from infra.llm.retries import Retries
 from infra.patience import Patience
 from infra.telemetry import bind, get_logger
@@ -76,37 +73,6 @@ class Talk(Protocol):
 
     async def room(self) -> None:
         """Wait until one does."""
-
-
-class TurnKit(msgspec.Struct, frozen=True):
-    """What every turn of this container works with, and the time limits."""
-
-    model: Model
-    tools: Registry
-    stall_seconds: float
-    tool_seconds: float
-    max_tool_rounds: int
-    metrics: Metrics
-    prices: Prices = Prices()
-    spend: Callable[[str, Usage], None] = lambda user_id, usage: None
-    """Told what each user takes."""
-
-    def __post_init__(self) -> None:
-        self.metrics.offer(spec.name for spec in self.tools.specs())
-
-    def used(self, user_id: str, finished: Finished) -> Usage:
-        """The tokens of one round for this user, counted, and what they cost."""
-        cost = self.prices.cost(finished)
-        usage = Usage(
-            finished.input_tokens,
-            finished.output_tokens,
-            finished.cached_tokens,
-            finished.reasoning_tokens,
-            UNSET if cost is None else cost,
-        )
-        self.metrics.used(finished.model, usage)
-        self.spend(user_id, usage)
-        return usage
 
 
 class Turn:

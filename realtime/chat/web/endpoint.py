@@ -1,18 +1,16 @@
 """The WebSocket door, `/ws/session/{session_id}`: ASGI messages outside, inputs and outboxes inside."""
 
 import asyncio
-import re
 from contextlib import ExitStack
 from contextvars import copy_context
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 from starlette.types import Send as AsgiSend
 
-from chat.conversation.inputs import CancelAsked, FrameRefused, Position, UserSaid
+from chat.conversation.inputs import CancelAsked, FrameRefused, UserSaid
 from chat.durability.journal import Journal
 from chat.metrics import LOST
 from chat.protocol.codec import ProtocolError, encode, parse
@@ -23,11 +21,11 @@ from chat.sessions.registry import Sessions
 from chat.sessions.session import Session
 from chat.sessions.turn import SORRY
 from chat.web.admission import Admission, Left
+from chat.web.asked import check_id, position, request_id
 from chat.web.connection import CLOSED_WITH, DROP, LISTEN, SEND
 from chat.web.limits import TooMuch
 from chat.web.standing import Standing
 from chat.web.tokens import offered
-from infra.records import SESSION_ID
 from infra.telemetry import bind, get_logger
 
 DEPARTURES = {1000: Departure.GOODBYE, 1001: Departure.GOING_AWAY}
@@ -37,8 +35,6 @@ FAIR_SHARE = 32
 JOURNAL_RETRY_SECONDS = 5.0
 CANNOT_STORE = "The server cannot store messages at the moment; send this again later."
 TOO_MUCH_TO_STORE = "More is being said than the server can store at once; send this again in a moment."
-WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
-REQUEST_ID = re.compile(r"[A-Za-z0-9=;:,._/+-]{1,200}")
 LAST_WORDS_SECONDS = 5.0
 """How long a client has to read why it is being closed."""
 
@@ -97,16 +93,16 @@ class SessionSocket:
         query = QueryParams(scope["query_string"])
         with ExitStack() as leaving:
             try:
-                _check_id(session_id)
-                position = _position(query)
+                check_id(session_id)
+                where = position(query)
                 outbox.wants_reasoning = query.get("reasoning") == "1"
-                bind(request_id=_request_id(scope), session_id=session_id)
+                bind(request_id=request_id(scope), session_id=session_id)
                 standing = await self._admission.admit(scope, token, receive, outbox)
                 leaving.callback(standing.over)
                 user_id = standing.identity.user_id
                 leaving.enter_context(self._admission.take_place(scope, user_id, session_id))
                 await self._admission.quota.prepare(user_id)
-                session = await self._sessions.attach(session_id, user_id, outbox, position)
+                session = await self._sessions.attach(session_id, user_id, outbox, where)
             except Left:
                 return
             except Refused as refused:
@@ -228,27 +224,3 @@ def _drop(scope: Scope, code: CloseCode) -> None:
     drop: Any = scope["extensions"].get(DROP)
     if drop:
         drop(code.code, code.reason)
-
-
-def _request_id(scope: Scope) -> str:
-    """What the load balancer or the client calls this connection, or a name of our own."""
-    headers = dict(scope["headers"])
-    given = (headers.get(b"x-request-id") or headers.get(b"x-amzn-trace-id") or b"").decode("latin-1")
-    return given if REQUEST_ID.fullmatch(given) else uuid4().hex
-
-
-def _position(query: QueryParams) -> Position | None:
-    """Where a client that comes back has stopped reading; None for one that is new."""
-    epoch, after = query.get("epoch"), query.get("after")
-    if epoch is None and after is None:
-        return None
-    if not (WHOLE_NUMBER.fullmatch(epoch or "") and WHOLE_NUMBER.fullmatch(after or "")):
-        message = "`epoch` and `after` must be whole numbers, both or neither."
-        raise Refused(CloseCode.BAD_REQUEST, ErrorCode.BAD_FIELD, message)
-    return Position(int(epoch or ""), int(after or ""))
-
-
-def _check_id(session_id: str) -> None:
-    if not SESSION_ID.fullmatch(session_id):
-        message = f"The session id must match {SESSION_ID.pattern}."
-        raise Refused(CloseCode.BAD_REQUEST, ErrorCode.BAD_SESSION_ID, message)

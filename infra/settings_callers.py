@@ -29,10 +29,10 @@ class CallerSettings(BaseModel):
     supabase_jwt_secret: SecretStr | None = None
     session_secret: SecretStr | None = None
     admin_token: SecretStr | None = None
-    limit_connections: int = Field(default=120, ge=0)
-    limit_requests: int = Field(default=600, ge=0)
-    limit_guests: int = Field(default=120, ge=0)
-    limit_openings: int = Field(default=240, ge=0)
+    limit_connections: int = Field(default=600, ge=0)
+    limit_requests: int = Field(default=3000, ge=0)
+    limit_guests: int = Field(default=1000, ge=0)
+    limit_openings: int = Field(default=2000, ge=0)
     limit_messages: int = Field(default=30, ge=0)
     limit_waiting: int = Field(default=64, ge=0)
     limit_sockets: int = Field(default=20, ge=0)

@@ -111,8 +111,8 @@ def test_the_bounds_are_as_written() -> None:
         f"| their latest {MOST_COUNTED:,} sessions |",
         f"| {history.MODEL_CHARS:,} characters; {prompt.TRANSCRIPT_CHARS:,} for a summary |",
         f"| {prompt.SUMMARY_CHARS:,} characters | cut |",
-        f"`LIMIT_CONNECTIONS` {defaults.limit_connections}, `LIMIT_REQUESTS` {defaults.limit_requests} a minute",
-        f"`LIMIT_OPENINGS` {defaults.limit_openings}, `LIMIT_GUESTS` {defaults.limit_guests} an hour",
+        f"`LIMIT_CONNECTIONS` {defaults.limit_connections}, `LIMIT_REQUESTS` {defaults.limit_requests:,} a minute",
+        f"`LIMIT_OPENINGS` {defaults.limit_openings:,}, `LIMIT_GUESTS` {defaults.limit_guests:,} an hour",
         f"`LIMIT_WAITING` {defaults.limit_waiting}, for {admission.AUTH_SECONDS:g} s",
         f"`LIMIT_MESSAGES` {defaults.limit_messages} a minute, "
         f"`LIMIT_USER_TOKENS` {defaults.limit_user_tokens:,} a day |",

@@ -34,7 +34,7 @@ from chat.web.head import HeadAsGet
 from chat.web.headers import SafeHeaders
 from chat.web.identity import Identities, open_identities
 from chat.web.limits import Limits
-from chat.web.origins import Origins
+from chat.web.origins import KnownHosts, Origins
 from chat.web.quota import Quota
 from chat.web.sign_in import create_sign_in
 from infra.handoff import SQS_BATCH, Handoff, HandoffUnavailable, open_handoff
@@ -162,6 +162,7 @@ def _create_app(
         allow_headers=["Authorization", "Content-Type"],
     )
     app.add_middleware(SafeHeaders, settings=settings)
+    app.add_middleware(KnownHosts, settings=settings)
     limits = Limits(settings, sessions.metrics)
     callers = Callers(identities, limits)
     admission = Admission(identities, Origins(settings.origins), limits, quota, sessions)

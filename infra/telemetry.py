@@ -40,7 +40,10 @@ def configure_logging(level: str, log_format: str) -> None:
     render: list[Any] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Its own way with an exception shows what every variable held, tokens among them, where `rich` is installed.
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     structlog.configure(
         processors=stamps + render,

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import msgspec
 from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -26,6 +27,7 @@ from chat.sessions.registry import Sessions
 from chat.tools import standard_tools
 from chat.tools.registry import Registry
 from chat.web.admission import Admission
+from chat.web.answers import not_acceptable
 from chat.web.api import FRONTEND, VERSION, create_router
 from chat.web.callers import Callers
 from chat.web.conversations import create_conversations
@@ -154,6 +156,7 @@ def _create_app(
 ) -> FastAPI:
     # No pages of documentation: FastAPI's load their scripts from elsewhere. /openapi.json is ours.
     app = FastAPI(title=SERVICE, version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(RequestValidationError, not_acceptable)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         CORSMiddleware,

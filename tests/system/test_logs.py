@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import logging
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from infra.telemetry import configure_logging, get_logger
 from tests.support.supabase import free_port
 from tests.system.test_drain import when_it_listens
 from tests.system.test_local import environment
@@ -50,3 +54,22 @@ async def test_the_log_tells_of_a_session_and_not_what_was_said(tmp_path: Path) 
     text = json.dumps(lines)
     assert "blueberry" not in text
     assert SECRET not in text
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_traceback_tells_where_and_not_with_what(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """No variable's value is in the log, whoever logs: tokens and what people say are among them."""
+
+    def fail(token: str) -> None:
+        raise RuntimeError("broken")
+
+    configure_logging("info", log_format)
+    try:
+        fail(SECRET)
+    except RuntimeError:
+        get_logger("test").exception("ours")
+        logging.getLogger("uvicorn.error").exception("a library's")
+    logged = capfd.readouterr().err
+    assert logged.count("RuntimeError: broken") == 2
+    assert "in fail" in logged
+    assert SECRET not in logged

@@ -87,7 +87,10 @@ async def test_a_session_is_named(house: House) -> None:
     bad: Any
     for bad in ({"title": " "}, {"title": "x" * 201}, {"title": 7}, {"title": None}, {}, [], {"title": "a\nb"}):
         assert (await house.ask("owner", "PATCH", "/sessions/mine", json=bad)).status_code == 422, bad
-    assert (await house.ask("owner", "PATCH", "/sessions/mine", content=b"{")).status_code == 422
+    for raw in (b"{", b'{"title": "\\ud83d"}', b'{"title": "\xff"}', b"", b"null"):
+        answer = await house.ask("owner", "PATCH", "/sessions/mine", content=raw)
+        assert answer.status_code == 422, raw
+        assert "ud83d" not in answer.text
     assert (await house.ask("owner", "GET", "/sessions")).json()[0]["title"] == "About cats"
 
 

@@ -3,6 +3,9 @@
 from typing import Any, Literal
 
 import msgspec
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, create_model
 
 from infra.records import Event, Session, SessionListed
@@ -28,6 +31,16 @@ class Problem(BaseModel):
     """What was wrong, in words."""
 
     detail: str
+
+
+async def not_acceptable(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that says something wrong: where, and what. FastAPI's own repeats what was said.
+
+    That may be a secret, or half of a surrogate pair, which no answer can carry.
+    """
+    assert isinstance(error, RequestValidationError)
+    problems = [{name: each[name] for name in ("loc", "msg", "type")} for each in error.errors()]
+    return JSONResponse({"detail": problems}, 422)
 
 
 def _like(struct: type[msgspec.Struct], **more: Any) -> type[BaseModel]:

@@ -106,7 +106,7 @@ async def half_handshakes(port: int) -> None:
     """Connections that never ask."""
     writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(20)]
     for writer in writers:
-        writer.write(b"GET /ws/session/x HTTP/1.1\r\nHost: x\r\n")
+        writer.write(b"GET /ws/session/x HTTP/1.1\r\nHost: localhost\r\n")
     await asyncio.sleep(1)
     for writer in writers:
         writer.close()
@@ -119,7 +119,7 @@ async def large_heads(port: int) -> None:
 
 async def unread_pages(port: int) -> None:
     """The largest pages there are, of the longest session, and reads none of them."""
-    request = b"GET /sessions/bad-1/events?limit=1000 HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /sessions/bad-1/events?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     writers = [(await asyncio.open_connection("127.0.0.1", port, limit=1024))[1] for _ in range(10)]
     for writer in writers:
         writer.write(request * 3)

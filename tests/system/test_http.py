@@ -95,7 +95,7 @@ async def test_an_idle_connection_outlives_the_balancers(serve: Serve) -> None:
     assert settings.keep_alive_seconds > int(idle)
     async with serve(keep_alive_seconds=1) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         began = asyncio.get_running_loop().time()
         await asyncio.wait_for(reader.read(-1), 5)
         assert asyncio.get_running_loop().time() - began > 0.5

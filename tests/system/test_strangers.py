@@ -178,7 +178,7 @@ async def test_who_speaks_to_an_unloaded_session_is_heard_once_it_can_be_read(
 
 @pytest.mark.parametrize(
     "begun",
-    [b"", b"GET /ws/session/s1 HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\n"],
+    [b"", b"GET /ws/session/s1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"],
     ids=["nothing", "half a handshake"],
 )
 async def test_who_does_not_ask_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
@@ -208,7 +208,7 @@ async def test_a_head_is_bounded(serve: Serve, head: bytes) -> None:
 
 async def test_trailers_are_bounded(serve: Serve) -> None:
     """What comes behind the headers counts as well: the connection is closed long before it is all taken."""
-    head = b"GET /live HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    head = b"GET /live HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     async with serve() as server:
         answer = await raw(server, head + b"X-Trailer: 1\r\n" * (4 * MOST_REQUEST_BYTES // 14))
         assert answer.count(b"HTTP/1.1 200") <= 1
@@ -276,7 +276,7 @@ async def test_an_answer_that_nobody_reads_is_given_up(
             deaf.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(deaf, ("127.0.0.1", port))
-            request = b"GET /sessions/big/events HTTP/1.1\r\nHost: here\r\n\r\n"
+            request = b"GET /sessions/big/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
             for _ in range(8):  # the kernel's own buffers take the first few
                 await loop.sock_sendall(deaf, request)
             await asyncio.wait_for(gone.wait(), PATIENCE)  # the client has read nothing yet
@@ -411,7 +411,7 @@ async def test_every_request_of_a_lost_connection_is_told(
         store.reached.clear()
         store.weather.append(gate := asyncio.Event())
         _, writer = await asyncio.open_connection("127.0.0.1", int(server.http.rsplit(":", 1)[1]))
-        writer.write(b"GET /sessions/s1/events HTTP/1.1\r\nHost: here\r\n\r\n" * 3)
+        writer.write(b"GET /sessions/s1/events HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
         await asyncio.wait_for(store.reached.wait(), PATIENCE)
         made[0].transport.abort()  # as for a client that does not read; one that leaves is noticed by the next write
         await asyncio.wait_for(gone.wait(), PATIENCE)
@@ -430,7 +430,7 @@ async def test_the_last_open_files_are_kept_for_what_is_live(serve: Serve, monke
                 "chat.web.open_files.resource.getrlimit", lambda _: (RESERVED, RESERVED)
             )  # all others are used
             for _ in range(3):
-                assert await raw(server, b"GET /live HTTP/1.1\r\nHost: here\r\n\r\n") == b""
+                assert await raw(server, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
             await early.say("hello")
             await early.until("saved")
         assert [line["event"] for line in logs if line["log_level"] == "error"] == [

@@ -31,7 +31,7 @@ class Result:
 def handshake(path: str) -> bytes:
     """The request that opens a WebSocket."""
     return (
-        f"GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
         f"Authorization: Bearer {token_of(path.partition('?')[0])}\r\n\r\n"
     ).encode()

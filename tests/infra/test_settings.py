@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,3 +218,51 @@ def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text(re.sub(r"^# ?(?=[A-Z0-9_]+=)", "", EXAMPLE.read_text(), flags=re.MULTILINE))
     assert load_settings(env_file) == Settings()
+
+
+STORE = {"supabase_url": "https://abcdefgh.supabase.co", "supabase_key": "sb_secret_x"}
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "reason"),
+    [
+        ({}, "none", "as HOST is 127.0.0.1: this machine alone"),
+        ({"host": "localhost"}, "none", "as HOST is localhost: this machine alone"),
+        ({"host": "::1"}, "none", "as HOST is ::1: this machine alone"),
+        ({"host": "0.0.0.0"}, "guest", "as HOST is 0.0.0.0"),
+        ({"host": "chat.example"}, "guest", "as HOST is chat.example"),
+        (STORE, "none", "as HOST is 127.0.0.1: this machine alone"),
+        (
+            STORE | {"supabase_publishable_key": "sb_publishable_x"},
+            "supabase",
+            "as SUPABASE_URL and SUPABASE_PUBLISHABLE_KEY are set",
+        ),
+        (STORE | {"supabase_publishable_key": "sb_publishable_x", "auth": "guest"}, "guest", "as AUTH says"),
+        ({"host": "0.0.0.0", "auth": "none", "auth_none_anywhere": True}, "none", "as AUTH says"),
+    ],
+)
+def test_who_is_asked_follows_from_what_is_set(given: dict[str, Any], kind: str, reason: str) -> None:
+    """Safe where strangers can come, and nothing to do on one's own machine; and it says why."""
+    settings = Settings(**given)
+    assert (settings.auth_kind, settings.auth_reason) == (kind, reason)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"AUTH": "none", "HOST": "0.0.0.0"}, "AUTH: none on HOST=0.0.0.0 lets anybody in"),
+        ({"AUTH": "supabase"}, "SUPABASE_URL: needed with AUTH=supabase"),
+        ({"AUTH": "jwt"}, "AUTH_ISSUER, AUTH_AUDIENCE: needed with AUTH=jwt"),
+        ({"AUTH": "magic"}, "AUTH: Input should be "),
+        ({"SESSION_SECRET": SECRET}, "SESSION_SECRET: must have at least 32 characters"),
+        ({"ADMIN_TOKEN": SECRET}, "ADMIN_TOKEN: must have at least 32 characters"),
+        ({"SUPABASE_PUBLISHABLE_KEY": "sb_secret_x"}, "SUPABASE_PUBLISHABLE_KEY: this is a secret key"),
+    ],
+)
+def test_a_door_that_would_stand_open_is_refused(
+    named: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is one that cannot work; the line names what to set."""
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert refusal().startswith(message)

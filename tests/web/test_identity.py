@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -12,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from structlog.testing import capture_logs
 
 from chat.web.identity import Identities, Identity, Unauthorized, open_identities
-from chat.web.identity.guest import GuestReader
-from infra.settings import Settings
+from chat.web.identity.guest import GuestReader, session_secret
+from infra.settings import Settings, SettingsError
 from tests.support.sign_in import AUDIENCE, Issuer, running_issuer
 
 ADMIN_TOKEN = "an-operators-own-token-of-32-letters"
@@ -284,3 +285,17 @@ async def test_a_guest_stays_the_same_by_renewing(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Unauthorized, match="not a token of this server"):
         await reader.read(other.sign_in(None)[0])
     assert jwt.decode(again, options={"verify_signature": False})["aud"] != AUDIENCE
+
+
+def test_the_secret_is_made_once_and_for_its_owners_eyes(tmp_path: Path) -> None:
+    """In DATA_DIR, readable by nobody else; one that is too short is refused, and SESSION_SECRET goes before it."""
+    settings = Settings(data_dir=tmp_path / "data")
+    made = session_secret(settings)
+    assert len(made) >= 32
+    assert session_secret(settings) == made
+    (path,) = (tmp_path / "data").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("short")
+    with pytest.raises(SettingsError, match="holds no secret"):
+        session_secret(settings)
+    assert session_secret(Settings(data_dir=tmp_path / "data", session_secret="s" * 32)) == "s" * 32
